@@ -1,0 +1,41 @@
+# mgm-dali. On Linux with Python 3.10 or newer, `make demo` and `make test` are all there is to it:
+# they make .venv, install into it what the machine can use, and run. A second call reuses it.
+# PYTHON names another interpreter, VENV another folder, OUT where the demo goes.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+READY = $(VENV)/ready
+
+.PHONY: demo test test-slow test-gpu check format wheel clean
+
+demo: $(READY)
+	$(VENV)/bin/mgm-dali demo --out $(OUT)
+
+test: check
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m slow
+
+test-gpu: $(READY)
+	MGM_REQUIRE_GPU=1 $(VENV)/bin/python -m pytest -m gpu
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+wheel: $(READY)
+	$(VENV)/bin/pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(READY): setup.cfg pyproject.toml scripts/setup.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) scripts/setup.sh
+	touch $@

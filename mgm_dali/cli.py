@@ -1,0 +1,151 @@
+"""The command line: `mgm-dali COMMAND`.
+
+Every command is one function here that reads its arguments and calls the part that does the work;
+that part is imported inside it, so that `mgm-dali --help` does not wait for PyTorch.
+
+Exit status: 0 done; 1 the input or the machine is at fault, said in one line; 2 wrong usage.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from mgm_dali import __version__
+from mgm_dali.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mgm-dali",
+    help="Motion-guided masking for video masked autoencoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file; ready ones are in configs/.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP007  (typer reads the annotation at run time)
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as mask.ratio=0.9."),
+]
+Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")]
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    local_rank: Annotated[int, typer.Option("--local_rank", hidden=True)] = 0,
+) -> None:
+    del local_rank  # DeepSpeed's launcher passes it; the environment says the same
+    if version:
+        typer.echo(f"mgm-dali {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+) -> None:
+    """Makes small videos, pretrains, finetunes, evaluates, and writes a report with pictures."""
+    from mgm_dali.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def doctor() -> None:
+    """Says what this machine can do, and how to mend what it cannot."""
+    from mgm_dali.doctor import run_doctor
+
+    run_doctor()
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Argument(help="Folder (class = sub-folder) or list file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
+    val_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share split off into OUTPUT's -val twin.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    workers: Workers = 2,
+) -> None:
+    """Opens every video of a folder or list and writes a manifest; bad files are listed apart."""
+    from mgm_dali.data_commands import index_videos
+
+    index_videos(source, output, val_share=val_share, seed=seed, num_workers=workers)
+
+
+@app.command()
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the motion store.")],
+    without_vectors: Annotated[
+        str, typer.Option(help="Codecs without vectors: error, block_matching or ignore.")
+    ] = "error",
+    workers: Workers = 2,
+) -> None:
+    """Reads the motion vectors of every video once and keeps them in a store; resumable."""
+    from mgm_dali.data_commands import extract_motion
+
+    extract_motion(manifest, output, without_vectors=without_vectors, num_workers=workers)
+
+
+@app.command()
+def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Pretrains an autoencoder; started again, it goes on where it stopped."""
+    from mgm_dali.config import load_config
+    from mgm_dali.training.pretrain import pretrain as run
+
+    run(load_config(config, overrides or ()))
+
+
+@app.command()
+def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Finetunes a classifier and judges it on data.val."""
+    from mgm_dali.config import load_config
+    from mgm_dali.training.finetune import finetune as run
+
+    run(load_config(config, overrides or ()))
+
+
+@app.command()
+def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Judges the weights of output_dir (or model.init) on data.val, multi-view."""
+    from mgm_dali.config import load_config
+    from mgm_dali.training.evaluate import evaluate as run
+
+    run(load_config(config, overrides or ()))
+
+
+@app.command()
+def show(
+    source: Annotated[Path, typer.Argument(metavar="VIDEO_OR_RUN", help="Video or run folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the masks.")] = 0,
+    leak_statistics: Annotated[
+        bool,
+        typer.Option(help="Borrow the hidden patches' true brightness and contrast."),
+    ] = False,
+) -> None:
+    """Draws motion vectors and masks of a video, or losses and reconstructions of a run."""
+    from mgm_dali.report.show import show as run
+
+    run(source, output, seed=seed, leak_statistics=leak_statistics)
+
+
+def main() -> None:
+    """The entry point: turns a user's error into one line and status 1."""
+    try:
+        app()
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        typer.echo(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where the last checkpoint is", err=True)
+        sys.exit(130)

@@ -1,0 +1,60 @@
+"""The value that crosses from the data pipeline to masks and models."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from mgm_dali.config import CELL_PIXELS
+
+if TYPE_CHECKING:  # only named here: the processes that decode must not pay for importing torch
+    import torch
+
+__all__ = ["ClipBatch"]
+
+
+@dataclass(frozen=True, repr=False)
+class ClipBatch:
+    """B clips of T frames with their motion, all on one device; shapes are checked once, here.
+
+    Raises `ValueError` if two fields disagree about a size or live on different devices.
+    """
+
+    video: "torch.Tensor"
+    """`[B, C, T, H, W]` float, RGB, normalised with ImageNet's mean and deviation."""
+    motion: "torch.Tensor"
+    """`[B, T, H/8, W/8, 2]` float32, (dx, dy) in pixels of the crop: how far the content of each
+    8x8 cell moved since the reference frame."""
+    motion_valid: "torch.Tensor"
+    """`[B, T]` bool, False where the frame carries no vectors (I-frames)."""
+    label: "torch.Tensor"
+    """`[B]` int64, -1 where the manifest names none."""
+    index: "torch.Tensor"
+    """`[B]` int64, manifest row of the clip that was asked for; -1 fills up a last batch."""
+    view: "torch.Tensor"
+    """`[B]` int64, test view of the video; 0 while training."""
+    seed: "torch.Tensor"
+    """`[B]` int64, the clip's own draw, from which its mask follows."""
+
+    def __post_init__(self) -> None:
+        clips, _, frames, height, width = self.video.shape
+        expected = {
+            "motion": (clips, frames, height // CELL_PIXELS, width // CELL_PIXELS, 2),
+            "motion_valid": (clips, frames),
+            **{name: (clips,) for name in ("label", "index", "view", "seed")},
+        }
+        for name, shape in expected.items():
+            tensor = getattr(self, name)
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"ClipBatch.{name}: shape {tuple(tensor.shape)}, expected {shape}")
+            if tensor.device != self.video.device:
+                raise ValueError(f"ClipBatch.{name}: on {tensor.device}, not {self.video.device}")
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{f.name}={list(getattr(self, f.name).shape)}" for f in fields(self))
+        return f"ClipBatch({shapes}, {self.video.dtype}, {self.video.device})"
+
+    def select(self, rows: "torch.Tensor | slice") -> "ClipBatch":
+        """The clips `rows` names, as a new batch."""
+        return ClipBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

@@ -1,0 +1,304 @@
+"""A run is one tree of frozen values, filled strictly from YAML and `key=value` overrides.
+
+`load_config("configs/smoke/pretrain.yaml", ["mask.ratio=0.9"])` gives a `RunConfig`; an unknown
+key, a wrong type or a value out of range is a `UserError` that names the key and the nearest known
+one. Units live in the names; a path is relative to the folder the command runs in.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from mgm_dali.errors import UserError
+
+__all__ = [
+    "AugmentConfig",
+    "ClipConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "MotionConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+]
+
+PATCH_PIXELS = 16
+TUBELET_FRAMES = 2
+CELL_PIXELS = 8
+"""Side of a motion cell: the smallest block whose vector the codecs report."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Frozen):
+    """Where the clips come from and how they travel."""
+
+    train: Path | None = None
+    """Manifest CSV of the training videos (`mgm-dali index`)."""
+    val: Path | None = None
+    """Manifest CSV of the videos that are judged."""
+    motion_store: Path | None = None
+    """Folder filled by `mgm-dali extract`; without it vectors are read live from the file."""
+    num_workers: int = Field(2, ge=0)
+    """Processes per rank that read and decode; 0 does it in the training process."""
+    prefetch_batches: int = Field(2, ge=1)
+    """Batches kept ready ahead of the training step."""
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """Share of clips that may be replaced because their file is bad, before the run stops."""
+
+
+class ClipConfig(_Frozen):
+    """Which frames of a video make a clip (their number is `model.num_frames`)."""
+
+    sampling: Literal["dense", "segments"] = "dense"
+    """`dense`: every stride-th frame from a random start; `segments`: one from each equal part."""
+    stride_frames: int = Field(4, ge=1)
+    """Frames from one sampled frame to the next under dense sampling (paper: 4 K400, 2 SSv2)."""
+
+
+class AugmentConfig(_Frozen):
+    """What is drawn once per clip and applied to all its frames and its motion alike."""
+
+    crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
+    """`multi_scale`: VideoMAE pretraining; `random_resized`: finetuning; `center`: none."""
+    min_area: float = Field(0.08, gt=0, le=1)
+    """Smallest share of the frame that a `random_resized` crop may take."""
+    flip: bool = True
+    """Mirror half of the clips left to right. Off where left and right mean something (SSv2)."""
+    mixup: float = Field(0.0, ge=0)
+    """Alpha of mixup while finetuning; 0 is off (paper: 0.8)."""
+    cutmix: float = Field(0.0, ge=0)
+    """Alpha of cutmix while finetuning; 0 is off (paper: 1.0)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target spread over all classes (paper: 0.1)."""
+
+
+class MotionConfig(_Frozen):
+    """Where motion comes from."""
+
+    source: Literal["auto", "codec", "store", "block_matching"] = "auto"
+    """`auto` takes the store if `data.motion_store` is set, else the codec's vectors, live."""
+    without_vectors: Literal["error", "block_matching", "ignore"] = "error"
+    """For videos whose codec carries none (HEVC, VP8, VP9, AV1): refuse them, estimate their
+    motion, or let their clips be masked by simulated motion."""
+
+
+class MaskConfig(_Frozen):
+    """Which tokens are hidden while pretraining."""
+
+    strategy: Literal["random", "tube", "simulated_motion", "motion_guided"] = "motion_guided"
+    """The rule; the table is `MASKS` in mgm_dali/masking/__init__.py."""
+    ratio: float = Field(0.75, gt=0, lt=1)
+    """Share of the tokens that is hidden (the paper's best for motion-guided masks: 0.75)."""
+    jitter: bool = True
+    """Let the motion-guided rectangle change its aspect ratio over time (paper: +0.2 top-1)."""
+    border: Literal["shift", "grow"] = "shift"
+    """At the border: move the rectangle inside, or let it be cut and grow to keep its count."""
+
+
+class ModelConfig(_Frozen):
+    """The network; sizes by name are in mgm_dali/models/vit.py."""
+
+    name: Literal["vit_micro", "vit_tiny", "vit_small", "vit_base"] = "vit_base"
+    """The encoder; `vit_micro` is for the demo and the tests."""
+    num_frames: int = Field(16, ge=2)
+    """Frames in a clip; a multiple of 2, the tubelet's length."""
+    image_size: int = Field(224, ge=32)
+    """Height and width of a clip in pixels; a multiple of 16, the patch's side."""
+    num_classes: int | None = Field(None, ge=2)
+    """Classes of the classifier; empty takes the number named beside the training manifest."""
+    init: Path | None = None
+    """Weights to start from: a run folder, .safetensors, a Hugging Face folder, official .pth."""
+    decoder_depth: int = Field(4, ge=1)
+    """Blocks of the pretraining decoder (VideoMAE's scripts: 4 for S and B)."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth of the last block, rising linearly from 0 in the first."""
+    head_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the classifier's last layer."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.num_frames % TUBELET_FRAMES:
+            raise ValueError(f"num_frames: {self.num_frames} is not a multiple of {TUBELET_FRAMES}")
+        if self.image_size % PATCH_PIXELS:
+            raise ValueError(f"image_size: {self.image_size} is not a multiple of {PATCH_PIXELS}")
+        return self
+
+
+class TrainingConfig(_Frozen):
+    """Length, batch, optimiser and what is kept."""
+
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training videos."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stops (and ends the schedule) after this many optimiser steps instead of `epochs`."""
+    batch_size: int = Field(8, ge=1)
+    """Clips per rank and forward pass."""
+    accumulate_steps: int = Field(1, ge=1)
+    """Forward passes per optimiser step; global batch = batch_size * accumulate_steps * ranks."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Numbers the network computes in; the optimiser always keeps float32 weights."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too."""
+    base_lr: float = Field(1.5e-4, gt=0)
+    """Peak learning rate for a global batch of 256; scaled linearly with the global batch."""
+    min_lr: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine, for a global batch of 256."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of linear warm-up from 0; at most half of the run."""
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's decay of matrices; biases, norms and tokens have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moments (pretraining 0.9, 0.95; finetuning 0.9, 0.999)."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning-rate factor from each layer to the one below it while finetuning."""
+    gradient_clipping: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; 0 is off."""
+    checkpoint_every_steps: int = Field(1000, ge=1)
+    """Optimiser steps between two checkpoints; the last step is always kept."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Complete checkpoints kept; older ones are removed once a newer one is complete."""
+    log_every_steps: int = Field(10, ge=1)
+    """Optimiser steps between two lines on the console; metrics.jsonl has every step."""
+
+
+class EvaluationConfig(_Frozen):
+    """Multi-view testing: every video is seen `num_segments * num_crops` times."""
+
+    num_segments: int = Field(5, ge=1)
+    """Clips spread over the video's length (K400: 5, SSv2: 2)."""
+    num_crops: int = Field(3, ge=1)
+    """Square crops spread over the longer side."""
+    batch_size: int = Field(8, ge=1)
+    """Views per rank and forward pass."""
+
+
+class RunConfig(_Frozen):
+    """Everything a run depends on; the resolved form is kept as RUN/config.yaml."""
+
+    output_dir: Path = Path("runs/run")
+    """The run folder; starting again with the same one resumes it."""
+    seed: int = Field(0, ge=0)
+    """Root of every draw: order, frames, crops, flips, masks, initial weights."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where augmentation, masks and the network run."""
+    decode: Literal["auto", "nvdec", "cpu"] = "auto"
+    """Where video is decoded; `auto` is nvdec on a GPU when a motion store is given."""
+    data: DataConfig = DataConfig()
+    clip: ClipConfig = ClipConfig()
+    augment: AugmentConfig = AugmentConfig()
+    motion: MotionConfig = MotionConfig()
+    mask: MaskConfig = MaskConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a YAML file, applies `a.b=value` overrides (values are YAML) and checks everything.
+
+    Raises `UserError` naming the file or override, the key, what was found and what is expected.
+    """
+    tree = _read_yaml(Path(path))
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, f"{path}")) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected a mapping of keys at the top, found {tree!r:.60}")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise UserError(f"override {override!r}: expected key=value, such as mask.ratio=0.9")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text  # a path may hold characters that mean something to YAML
+    *parents, last = dotted.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"override {override!r}: {parent!r} is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """All problems of one configuration, one line each."""
+    return "\n".join(f"{where}: {_explain_one(dict(problem))}" for problem in error.errors())
+
+
+def _explain_one(problem: Mapping[str, Any]) -> str:
+    keys = [str(part) for part in problem["loc"]]
+    dotted = ".".join(keys)
+    found = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+        guess = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {dotted!r}; {guess}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    if isinstance(found, dict):
+        return f"{dotted}: {message}"
+    hint = ""
+    if isinstance(found, str) and _is_number(found):
+        hint = f" (YAML reads {found} as text; write {float(found):.1e} with a dot, as 1.0e-4)"
+    return f"{dotted}: {message}, found {found!r}{hint}"
+
+
+def _known_keys(parents: Sequence[str]) -> list[str]:
+    node: type[BaseModel] = RunConfig
+    for parent in parents:
+        annotation = node.model_fields[parent].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        node = annotation
+    return list(node.model_fields)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

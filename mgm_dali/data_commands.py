@@ -1,0 +1,114 @@
+"""`index` and `extract`: the work with a progress bar around it, and a summary behind it."""
+
+import csv
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mgm_dali.errors import UserError
+from mgm_dali.motion.extract import ExtractReport, extract
+from mgm_dali.video.indexing import index_source, split_train_val
+from mgm_dali.video.manifest import read_manifest, write_manifest
+
+__all__ = ["extract_motion", "index_videos"]
+
+console = Console(stderr=True)
+
+
+def index_videos(
+    source: Path, output: Path, *, val_share: float = 0.0, seed: int = 0, num_workers: int = 2
+) -> None:
+    """Writes `output` (and `<stem>-val.csv`), and `<stem>-rejected.csv` if files are bad.
+
+    Raises `UserError` if nothing in `source` is a readable video.
+    """
+    with _progress("indexing") as advance:
+        report = index_source(source, num_workers=num_workers, progress=advance)
+    if report.rejected:
+        rejected = output.with_name(f"{output.stem}-rejected.csv")
+        _write_rejected(rejected, report.rejected)
+        for path, reason in report.rejected[:5]:
+            _say(f"rejected {path}: {reason}")
+        _say(f"{len(report.rejected)} file(s) rejected, all listed in {rejected}")
+    if not report.videos:
+        raise UserError(f"{source}: none of its files is a readable video; nothing was written")
+    train, val = report.videos, []
+    if val_share:
+        train, val = split_train_val(report.videos, val_share, seed)
+        write_manifest(output.with_name(f"{output.stem}-val.csv"), val, report.class_names)
+    write_manifest(output, train, report.class_names)
+    codecs = Counter(video.codec for video in report.videos)
+    counted = ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
+    _say(
+        f"{len(train)} videos in {output}"
+        + (f", {len(val)} in {output.stem}-val.csv" if val else "")
+        + f"; {len(report.class_names)} classes; {counted}"
+    )
+
+
+def extract_motion(
+    manifest: Path, output: Path, *, without_vectors: str = "error", num_workers: int = 2
+) -> ExtractReport:
+    """Fills the motion store; under a launcher each rank takes its share of the videos."""
+    if without_vectors not in ("error", "block_matching", "ignore"):
+        raise UserError(
+            f"--without-vectors {without_vectors!r}: expected error, block_matching or ignore"
+        )
+    with _progress("extracting motion") as advance:
+        report = extract(
+            read_manifest(manifest),
+            output,
+            without_vectors=without_vectors,
+            num_workers=num_workers,
+            rank=int(os.environ.get("RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            progress=advance,
+        )
+    for path, reason in report.failed[:5]:
+        _say(f"failed {path}: {reason}")
+    counted = ", ".join(f"{count} {codec}" for codec, count in report.without_vectors.items())
+    _say(
+        f"motion of {report.written} videos written to {output}, {report.already_there} were there"
+        + (f"; without codec vectors ({without_vectors}): {counted}" if counted else "")
+        + (f"; {len(report.failed)} failed" if report.failed else "")
+    )
+    return report
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line for every tenth of the way."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    terminal = sys.stderr.isatty()
+    said = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal said
+        bar.update(task, completed=done, total=total)
+        tenth = 10 * done // max(total, 1)
+        if not terminal and tenth > said:
+            said = tenth
+            _say(f"{what}: {done} of {total}")
+
+    with Progress(*columns, console=console, disable=not terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield advance
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_rejected(path: Path, rejected: Sequence[tuple[Path, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "reason"))
+        writer.writerows(rejected)
+

@@ -1,0 +1,28 @@
+"""Lets timm be imported where torchvision's compiled operators do not fit the installed PyTorch.
+
+A CPU build of PyTorch beside the torchvision wheel of the package index is such a pair: the wheel
+is linked against CUDA, its operators do not load, and `import torchvision` (which timm runs) dies
+with "operator torchvision::nms does not exist". Nothing here calls these operators, so the names
+that are looked up are declared, without an implementation: calling one still fails, loudly.
+"""
+
+import torch
+
+__all__ = ["import_torchvision"]
+
+_declared: list[torch.library.Library] = []  # a declaration lives as long as its Library
+
+
+def import_torchvision() -> bool:
+    """Imports torchvision; True if its operators work, False if only their names are declared."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
+        import torchvision  # noqa: F401
+    return not _declared

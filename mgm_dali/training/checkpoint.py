@@ -1,0 +1,146 @@
+"""Checkpoints that are complete or invisible.
+
+    RUN/checkpoints/step-120/            complete: the folder got its name last
+        state/                           DeepSpeed's files, one set a rank
+        position.json                    step, ranks, global batch
+        sha256.json                      checksum of every file above
+    RUN/checkpoints/step-140.partial/    what a killed run leaves; removed by the next one
+    RUN/weights/step-120.safetensors     float32 weights that anybody can load
+
+A checkpoint is written beside its name, synced, and renamed; older ones go only after that. A
+flipped bit is found before DeepSpeed reads a file, and the checkpoint before it is taken instead.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+from mgm_dali.models.saving import save_weights
+from mgm_dali.training.engine import Engine
+
+__all__ = ["Position", "complete_steps", "find_checkpoint", "save_checkpoint"]
+
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands; with the config it says everything about what comes next."""
+
+    step: int
+    """Optimiser steps done."""
+    world_size: int
+    global_batch: int
+
+
+def save_checkpoint(engine: Engine, config: RunConfig, position: Position) -> None:
+    """Writes checkpoint and weights of this step. All ranks must call it.
+
+    Raises `UserError` if the disk is full; what was complete before stays.
+    """
+    run, world = config.output_dir, engine.world
+    final = run / "checkpoints" / f"step-{position.step}"
+    partial = final.with_name(final.name + PARTIAL)
+    weights = engine.full_weights()
+    if world.is_first:
+        _require_space(run, weights_bytes=sum(w.numel() * 4 for w in weights.values()))
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    world.barrier()
+    try:
+        engine.save(partial)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{partial}: the checkpoint could not be written ({error}); the ones before it are "
+            "intact. Free some space and run the same command to go on"
+        ) from error
+    world.barrier()
+    if world.is_first:
+        named = run / "weights" / f"step-{position.step}.safetensors"
+        save_weights(engine.network, config.model, named, weights)
+        (partial / "position.json").write_text(json.dumps(asdict(position)))
+        (partial / "sha256.json").write_text(json.dumps(_checksums(partial), indent=1))
+        _sync_tree(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(final.parent)
+        _prune(run, config.training.keep_checkpoints)
+    world.barrier()
+
+
+def find_checkpoint(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
+    """The newest checkpoint whose files are what was written; `warn` hears of any passed over."""
+    for step in reversed(complete_steps(run)):
+        folder = run / "checkpoints" / f"step-{step}"
+        problem = _find_damage(folder)
+        if problem is None:
+            return folder, Position(**json.loads((folder / "position.json").read_text()))
+        warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
+    return None
+
+
+def complete_steps(run: Path) -> list[int]:
+    """The steps that have a complete checkpoint, in order."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(int(f.name[5:]) for f in folders if f.name[5:].isdigit())
+
+
+def _require_space(run: Path, weights_bytes: int) -> None:
+    """AdamW's state and the weights in float32: about four times the weights."""
+    needed, free = 4 * weights_bytes, shutil.disk_usage(run).free
+    if free < needed:
+        raise UserError(
+            f"{run}: a checkpoint needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are "
+            "free; the checkpoints before are intact. Free some space and run the same command"
+        )
+
+
+def _find_damage(folder: Path) -> str | None:
+    try:
+        written = json.loads((folder / "sha256.json").read_text())
+        Position(**json.loads((folder / "position.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        return f"its list of files cannot be read ({error})"
+    found = _checksums(folder)
+    damaged = sorted(name for name in written if found.get(name) != written[name])
+    return f"{damaged[0]} is not what was written" if damaged else None
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(p.relative_to(folder)): _checksum(p) for p in paths if p.name != "sha256.json"}
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _prune(run: Path, keep: int) -> None:
+    """Removes old checkpoints and what killed runs left; the weights stay, they are small."""
+    for step in complete_steps(run)[:-keep]:
+        shutil.rmtree(run / "checkpoints" / f"step-{step}", ignore_errors=True)
+    for partial in (run / "checkpoints").glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,38 @@
+"""How many classes there are, and that every label is one of them."""
+
+from pathlib import Path
+
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+from mgm_dali.video.manifest import read_manifest
+
+__all__ = ["with_num_classes"]
+
+
+def with_num_classes(config: RunConfig) -> RunConfig:
+    """The config with `model.num_classes` filled in from the manifests' class names.
+
+    Raises `UserError` if no manifest names classes, or if a label does not fit.
+    """
+    num_classes = config.model.num_classes
+    for path in filter(None, (config.data.train, config.data.val)):
+        num_classes = _fitting_classes(path, num_classes)
+    model = config.model.model_copy(update={"num_classes": num_classes})
+    return config.model_copy(update={"model": model})
+
+
+def _fitting_classes(path: Path, num_classes: int | None) -> int:
+    manifest = read_manifest(path)
+    num_classes = num_classes or len(manifest.class_names)
+    if not num_classes:
+        raise UserError(
+            f"{path}: has no class names beside it; set model.num_classes, or index a folder with "
+            "one sub-folder per class"
+        )
+    highest = int(manifest.labels.max())
+    if highest >= num_classes:
+        raise UserError(
+            f"{path}: label {highest} does not fit {num_classes} classes (labels count from 0); "
+            "correct the manifest or model.num_classes"
+        )
+    return num_classes

@@ -1,0 +1,195 @@
+"""DeepSpeed: joining the other ranks, and the engine that steps. The only file that imports it."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+
+__all__ = ["Engine", "World", "deepspeed_options", "joined_world"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks, in place, on all of them."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+
+@contextmanager
+def joined_world(device: torch.device) -> Iterator[World]:
+    """The process group for as long as the block runs.
+
+    Ranks come from the launcher's environment (deepspeed, torchrun); without one, this process is
+    the whole world.
+    """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    if "RANK" not in os.environ:
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    deepspeed = _import_deepspeed(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    try:
+        distributed = torch.distributed
+        yield World(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        torch.distributed.destroy_process_group()
+        if alone.items() <= os.environ.items():
+            for name in (*alone, "MASTER_ADDR", "MASTER_PORT"):
+                os.environ.pop(name, None)
+
+
+def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
+    """DeepSpeed's configuration: what ours says, and the user's `deepspeed:` section around it.
+
+    Raises `UserError` if the two say different things of one option.
+    """
+    training = config.training
+    batch = training.batch_size * training.accumulate_steps * world.size
+    ours = {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": training.batch_size,
+        "gradient_accumulation_steps": training.accumulate_steps,
+        "gradient_clipping": training.gradient_clipping,
+        "zero_optimization": {"stage": training.zero_stage},
+        "bf16": {"enabled": training.precision == "bf16"},
+    }
+    defaults = {"steps_per_print": 10**9, "zero_force_ds_cpu_optimizer": False}
+    return _merge(ours, {**defaults, **config.deepspeed}, "deepspeed")
+
+
+class Engine:
+    """A network that all ranks train together."""
+
+    def __init__(
+        self, network: nn.Module, groups: list[dict[str, Any]], config: RunConfig, world: World
+    ) -> None:
+        """`groups` are AdamW's parameter groups, with an `lr_scale` where layers differ."""
+        self.network = network
+        self.world = world
+        self._stage = config.training.zero_stage
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=0.0,  # set before every step
+            betas=config.training.betas,
+            fused=world.device.type == "cuda",
+        )
+        self._deepspeed = _import_deepspeed(world.device)
+        self._engine, *_ = self._deepspeed.initialize(
+            model=network,
+            optimizer=optimizer,
+            config=deepspeed_options(config, world),
+        )
+
+    @property
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups: the schedule writes `lr` into them."""
+        groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
+        return groups
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The network's output."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of one forward pass; the last one of a step also averages ranks."""
+        self._engine.backward(loss)
+
+    def step(self) -> float | Tensor:
+        """Ends a forward pass; the step's last one updates the weights. The gradient's norm."""
+        own_norm: float | Tensor = 0.0
+        if self._stage == 0 and self._engine.is_gradient_accumulation_boundary():
+            # Asked before the step: without ZeRO and in float32 DeepSpeed keeps no norm.
+            gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+            own_norm = torch.nn.utils.get_total_norm(gradients).float()
+        self._engine.step()
+        norm: float | Tensor | None = self._engine.get_global_grad_norm()
+        return own_norm if norm is None else norm
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The float32 weights by name, on the host of every rank. All ranks must call it."""
+        optimizer, get_sharded = self._engine.optimizer, self._deepspeed.utils.safe_get_full_fp32_param
+        masters = {}
+        if hasattr(optimizer, "fp32_groups"):  # bf16 without ZeRO: whole float32 copies
+            for low_group, full_group in zip(
+                optimizer.fp16_groups, optimizer.fp32_groups, strict=True
+            ):
+                masters.update(zip(map(id, low_group), full_group, strict=True))
+        weights = {}
+        for name, parameter in self.network.named_parameters():
+            full = get_sharded(parameter) if self._stage else masters.get(id(parameter))
+            weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
+        return weights
+
+    def save(self, folder: Path) -> None:
+        """Writes the state of all ranks into a folder. All ranks must call it."""
+        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote. Raises `UserError` if nothing is found there."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise UserError(f"{folder}: holds no DeepSpeed state; remove this checkpoint folder")
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    """The package, told which device it is for and to be quiet."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, at the first import
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    deepspeed.utils.logging.logger.setLevel(logging.WARNING)
+    # Its shared-memory all-reduce for CPUs is compiled at run time and waits for ever for a rank
+    # that was killed; gloo notices within a second.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _merge(ours: dict[str, Any], users: dict[str, Any], where: str) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in users.items():
+        if isinstance(value, dict) and isinstance(ours.get(key), dict):
+            merged[key] = _merge(ours[key], value, f"{where}.{key}")
+        elif key in ours and ours[key] != value:
+            raise UserError(
+                f"{where}.{key}: {value!r} contradicts {ours[key]!r}, which follows from the "
+                "training section; change it there and remove it here"
+            )
+        else:
+            merged[key] = value
+    return merged
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

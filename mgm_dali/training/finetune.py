@@ -1,0 +1,86 @@
+"""Finetuning: all weights of a classifier, from pretrained ones or from nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.mixup import Mixup
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from mgm_dali.clips.batch import ClipBatch
+from mgm_dali.config import RunConfig
+from mgm_dali.models import build_classifier, load_pretrained
+from mgm_dali.models.flops import forward_gflops
+from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.training.classes import with_num_classes
+from mgm_dali.training.engine import Engine, joined_world
+from mgm_dali.training.evaluate import evaluate_network
+from mgm_dali.training.loop import Task, train
+
+__all__ = ["finetune"]
+
+
+def finetune(config: RunConfig) -> Path:
+    """Trains a classifier, then judges it if `data.val` is set; the path of the final weights."""
+    config = with_num_classes(config)
+    with joined_world(choose_device(config)) as world:
+        torch.manual_seed(config.seed)  # the same initial weights on every rank
+        classifier = build_classifier(config.model)
+        start = "random weights: model.init is not set"
+        if config.model.init:
+            start = str(load_pretrained(classifier, config.model.init))
+        tokens = classifier.grid.num_tokens
+        parameters = sum(p.numel() for p in classifier.parameters())
+        groups = param_groups_layer_decay(
+            classifier,
+            weight_decay=config.training.weight_decay,
+            no_weight_decay_list=tuple(classifier.no_weight_decay()),
+            layer_decay=config.training.layer_decay,
+        )
+        task = Task(
+            stage="finetune",
+            network=classifier,
+            groups=groups,
+            loss=_loss_function(config),
+            needs_motion=False,
+            description=[
+                f"weights    {start}",
+                f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
+                f"{config.model.num_classes} classes, "
+                f"{forward_gflops(config.model, tokens):.1f} GFLOPs a clip and forward pass",
+            ],
+        )
+        weights = train(config, task, world)
+        if config.data.val:
+            judged = build_classifier(config.model)  # the trained one may be rounded to bf16
+            load_pretrained(judged, weights)
+            evaluate_network(config, judged, world, str(weights))
+        return weights
+
+
+def _loss_function(config: RunConfig) -> Any:
+    """Cross-entropy, over mixed clips and soft labels if the config asks for them."""
+    augment = config.augment
+    smoothed = nn.CrossEntropyLoss(label_smoothing=augment.label_smoothing)
+
+    def plain(engine: Engine, batch: ClipBatch) -> Tensor:
+        result: Tensor = smoothed(engine(batch.video).float(), batch.label)
+        return result
+
+    if not augment.mixup and not augment.cutmix:
+        return plain
+    mixup = Mixup(
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        label_smoothing=augment.label_smoothing,
+        num_classes=config.model.num_classes,
+    )
+
+    def mixed(engine: Engine, batch: ClipBatch) -> Tensor:
+        shape = batch.video.shape  # timm mixes images: [B, C, T, H, W] as [B, C * T, H, W]
+        video, target = mixup(batch.video.flatten(1, 2).clone(), batch.label)
+        log_probability = engine(video.view(shape)).float().log_softmax(-1)
+        return -(target * log_probability).sum(-1).mean()
+
+    return mixed

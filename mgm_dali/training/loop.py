@@ -1,0 +1,213 @@
+"""The training loop that pretraining and finetuning share."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mgm_dali import __version__
+from mgm_dali.clips.batch import ClipBatch
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+from mgm_dali.pipelines.loader import ClipLoader
+from mgm_dali.pipelines.share import Share, Stage
+from mgm_dali.training.checkpoint import Position, find_checkpoint, save_checkpoint
+from mgm_dali.training.engine import Engine, World
+from mgm_dali.training.log import RunLog
+from mgm_dali.training.metrics import MetricsFile
+from mgm_dali.training.run_folder import keep_config
+from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
+
+__all__ = ["Task", "train"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between pretraining and finetuning."""
+
+    stage: Stage
+    network: nn.Module
+    groups: list[dict[str, Any]]
+    """AdamW's parameter groups."""
+    loss: Callable[[Engine, ClipBatch], Tensor]
+    """Loss of one forward pass, a float32 scalar."""
+    needs_motion: bool
+    description: list[str]
+    """Lines for the head of the log: weights, network, mask."""
+
+
+def train(config: RunConfig, task: Task, world: World) -> Path:
+    """Trains to the end, from the newest checkpoint if there is one. The final weights' path.
+
+    Raises `UserError` if the loss stops being a number or too many clips cannot be read; what was
+    saved before stays.
+    """
+    run, training = config.output_dir, config.training
+    global_batch = training.batch_size * training.accumulate_steps * world.size
+    keep_config(run, config, world)
+    warnings: list[str] = []
+    found = find_checkpoint(run, warnings.append)
+    first_step = found[1].step if found else 0
+    first_forward = first_step * training.accumulate_steps
+    share = Share(training.batch_size, world.rank, world.size, first_forward)
+    loader = ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
+    steps = total_steps(training, len(loader.manifest), global_batch)
+    engine = Engine(task.network, task.groups, config, world)
+    log = RunLog(run, world.rank, steps, first_step)
+    metrics = MetricsFile(run, first_step, active=world.is_first)
+    with log, metrics:
+        for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
+            log.line(text)
+        if found:
+            folder, before = found
+            _require_same(folder, before, Position(first_step, world.size, global_batch))
+            engine.load(folder)
+            log.line(f"resumed behind step {first_step} from {folder}")
+        loop = _Loop(config, task, engine, loader, log, metrics)
+        loop.run(first_step, steps)
+    return run / "weights" / f"step-{max(first_step, steps)}.safetensors"
+
+
+class _Loop:
+    """The steps of one run. Losses stay on the device until a line of the log is due."""
+
+    def __init__(  # noqa: PLR0913  (the parts of a run, each used throughout)
+        self,
+        config: RunConfig,
+        task: Task,
+        engine: Engine,
+        loader: ClipLoader,
+        log: RunLog,
+        metrics: MetricsFile,
+    ) -> None:
+        self.config, self.task, self.engine = config, task, engine
+        self.loader, self.log, self.metrics = loader, log, metrics
+        self.world = engine.world
+        self.num_videos = len(loader.manifest)
+        training = config.training
+        self.global_batch = training.batch_size * training.accumulate_steps * self.world.size
+        self.schedule = cosine_schedule(
+            engine.parameter_groups, training, self.num_videos, self.global_batch
+        )
+        self._open_window()
+
+    def _open_window(self) -> None:
+        """Starts to measure afresh, after a line of the log or a checkpoint."""
+        self.pending: list[tuple[int, Tensor, float | Tensor, float]] = []
+        """(step, loss, gradient norm, learning rate) not yet written."""
+        self.started = time.perf_counter()
+        self.waited_seconds = 0.0
+
+    def run(self, first_step: int, steps: int) -> None:
+        """Optimiser steps first_step .. steps - 1."""
+        training = self.config.training
+        batches = iter(self.loader)
+        for step in range(first_step, steps):
+            seed_step(self.config.seed, step, self.world.rank)
+            self.schedule.step_update(step)
+            lr = max(group["lr"] for group in self.engine.parameter_groups)
+            loss, norm = self._step(batches)
+            done = step + 1
+            self.pending.append((done, loss, norm, lr))
+            saving = done % training.checkpoint_every_steps == 0 or done == steps
+            if saving or done % training.log_every_steps == 0:
+                self._report()
+            if saving:
+                self._save(done)
+
+    def _step(self, batches: Iterator[ClipBatch]) -> tuple[Tensor, float | Tensor]:
+        """All forward passes of one optimiser step: this rank's mean loss, the gradient norm."""
+        losses = []
+        norm: float | Tensor = 0.0
+        self.rows = []
+        for _ in range(self.config.training.accumulate_steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited_seconds += time.perf_counter() - asked
+            self.rows.append(batch.index)
+            loss = self.task.loss(self.engine, batch)
+            self.engine.backward(loss)
+            norm = self.engine.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean(), norm
+
+    def _report(self) -> None:
+        """Writes what is pending; the one place where the host waits for the device."""
+        losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
+        losses = losses / self.world.size
+        counted = torch.tensor([float(len(self.loader.skipped))], device=self.world.device)
+        skipped = int(self.world.sum(counted))
+        self.log.skipped((clip.path, clip.reason) for clip in self.loader.skipped)
+        seconds = time.perf_counter() - self.started
+        speed = len(self.pending) * self.global_batch / seconds
+        wait = self.waited_seconds / seconds
+        for (step, _, norm, lr), loss in zip(self.pending, losses.tolist(), strict=True):
+            self.metrics.write(
+                {
+                    "step": step,
+                    "epoch": step * self.global_batch / self.num_videos,
+                    "loss": loss,
+                    "lr": lr,
+                    "grad_norm": float(norm),
+                    "clips_per_second": speed,
+                    "data_wait_share": wait,
+                    "skipped_clips": skipped,
+                }
+            )
+            self._require_finite(step, loss)
+        self.log.advance(step, f"loss {loss:.4f}")
+        self.log.line(
+            f"step {step}  loss {loss:.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
+            f"waiting for data {wait:.0%}  skipped {skipped}"
+        )
+        self._open_window()
+
+    def _require_finite(self, step: int, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        rows = torch.cat(self.rows).tolist()
+        raise UserError(
+            f"step {step}: the loss is {loss}; the last checkpoint is intact. The newest clips of "
+            f"this rank are rows {rows} of {self.loader.manifest.path}. Try a lower "
+            "training.base_lr, training.gradient_clipping=1.0 or training.precision=fp32"
+        )
+
+    def _save(self, step: int) -> None:
+        position = Position(step, self.world.size, self.global_batch)
+        save_checkpoint(self.engine, self.config, position)
+        self.log.line(f"step {step}  checkpoint and weights saved in {self.config.output_dir}")
+        self._open_window()  # a save is not training time
+
+
+def _opening_lines(
+    config: RunConfig, task: Task, loader: ClipLoader, world: World, steps: int
+) -> list[str]:
+    """What runs where and why."""
+    training, place, videos = config.training, loader.placement, len(loader.manifest)
+    batch = training.batch_size * training.accumulate_steps * world.size
+    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
+    return [
+        f"mgm-dali {__version__}  {task.stage}  ->  {config.output_dir}",
+        f"device     {device}, {training.precision}; {world.size} rank(s), "
+        f"ZeRO stage {training.zero_stage}",
+        f"data       {videos} videos of {loader.manifest.path}; {place.reason}; "
+        f"{config.data.num_workers} worker process(es) a rank",
+        *task.description,
+        f"batch      {batch} clips a step = {training.batch_size} x {training.accumulate_steps} "
+        f"accumulated x {world.size} rank(s); peak lr {peak_lr(training.base_lr, batch):.2e}",
+        f"length     {steps} steps = {steps * batch / videos:.1f} epochs of {videos} clips",
+    ]
+
+
+def _require_same(folder: Path, before: Position, now: Position) -> None:
+    if before != now:
+        raise UserError(
+            f"{folder} was written by {before.world_size} rank(s) with {before.global_batch} clips "
+            f"a step, this run has {now.world_size} and {now.global_batch}; resume with the same, "
+            "or start a new run from its weights with model.init"
+        )

@@ -1,0 +1,63 @@
+"""Learning rate and length of a run: pure functions of the step."""
+
+import math
+
+import numpy as np
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+
+from mgm_dali.config import TrainingConfig
+
+__all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps"]
+
+
+def total_steps(config: TrainingConfig, num_videos: int, global_batch: int) -> int:
+    """Optimiser steps of the whole run; the last batch may reach into the next epoch."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return math.ceil(config.epochs * num_videos / global_batch)
+
+
+def peak_lr(base_lr: float, global_batch: int) -> float:
+    """The linear scaling rule of VideoMAE and the paper: base_lr is meant for 256 clips a step."""
+    return base_lr * global_batch / 256
+
+
+def cosine_schedule(
+    groups: list[dict[str, object]], config: TrainingConfig, num_videos: int, global_batch: int
+) -> CosineLRScheduler:
+    """Linear warm-up from 0, then a cosine to `min_lr`; `step_update(step)` writes the groups' lr.
+
+    It keeps no state of its own: what it writes depends on the step alone, so a resumed run goes
+    on exactly. A group's `lr_scale` multiplies the rate.
+    """
+    steps = total_steps(config, num_videos, global_batch)
+    warmup = min(round(config.warmup_epochs * num_videos / global_batch), steps // 2)
+    for group in groups:
+        group["lr"] = peak_lr(config.base_lr, global_batch)
+    return CosineLRScheduler(
+        _Groups(groups),  # type: ignore[arg-type]
+        t_initial=steps - warmup,
+        lr_min=peak_lr(config.min_lr, global_batch) if config.min_lr else 0.0,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+class _Groups(torch.optim.Optimizer):
+    """What timm's scheduler asks of an optimiser: the list of groups, DeepSpeed's in our case."""
+
+    def __init__(self, groups: list[dict[str, object]]) -> None:
+        self.param_groups = groups
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds the network's own noise (stochastic depth, dropout, mixup) for one optimiser step.
+
+    Nothing of a generator has to be kept in a checkpoint: the step names its noise.
+    """
+    first, second = np.random.SeedSequence((seed, step, rank)).generate_state(2)
+    torch.manual_seed(int(first))
+    np.random.seed(int(second))  # timm's Mixup draws from numpy's global generator

@@ -1,0 +1,288 @@
+"""Reads frames of a video by number, exactly and without decoding more than is needed.
+
+    key frames        K . . . . . . . . K . . . . . . . . K
+    wanted            . . . x . x . . . . . . x . x . . . .
+    runs              |-------|         |---------|
+
+Each run starts at its key frame and ends with its last wanted frame; in between, frames that
+neither are wanted nor serve others are parsed but not decoded. Pixels are as coded: rotation tags,
+pixel aspect ratios and colour tags are ignored, the same everywhere in this project.
+
+T frames, H W pixels. Raises `VideoError` for anything that is wrong with a file.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile, groupby
+from operator import itemgetter
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from mgm_dali.video.frame_index import FrameIndex, VideoPacket, frame_index, packets
+from mgm_dali.video.opening import OpenVideo, VideoError, open_video
+from mgm_dali.video.rgb import RgbConverter
+
+__all__ = [
+    "FrameIndex",
+    "VideoError",
+    "VideoFacts",
+    "decode_all_frames",
+    "decode_frames",
+    "index_frames",
+    "probe",
+    "read_frames",
+]
+
+NumberedFrame = tuple[int, av.VideoFrame]
+
+# Decoders that leave every kept frame exact when told to skip frames that no other needs.
+_CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
+# Where one packet is one frame; elsewhere `probe` counts by decoding.
+_CONTAINERS_OF_FRAMES = frozenset({"mov", "matroska", "flv"})
+_CODECS_WITH_HIDDEN_FRAMES = frozenset({"vp8", "vp9", "av1"})
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What `probe` found out about a video."""
+
+    num_frames: int
+    fps: float
+    """Frames a second, averaged over the video; 0 where nothing tells it."""
+    width: int
+    """Pixels as coded, before any rotation tag."""
+    height: int
+    codec: str
+    """libavcodec's name of the codec, such as h264."""
+    duration_seconds: float
+
+
+def index_frames(path: str | Path) -> FrameIndex:
+    """Lists the frames of a video; `len(index.pts)` is their number.
+
+    Where frames can only be counted (`index.ordinal`) the whole video is decoded and `pts` holds
+    0, 1, 2, ... Raises `VideoError` if the file cannot be opened or shows no frame.
+    """
+    with open_video(path) as video:
+        index = frame_index(video)
+    if not index.ordinal:
+        return index
+    count = sum(1 for _ in decode_all_frames(path))
+    if not count:
+        raise VideoError(path, "no frame of it can be decoded")
+    numbers = np.arange(count, dtype=np.int64)
+    return FrameIndex(numbers, numbers[:1], ordinal=True)
+
+
+def probe(path: str | Path) -> VideoFacts:
+    """Decodes enough of a video to trust it, and tells its size and length.
+
+    The first and the last frame are decoded, and all frames where packet counts are known to lie
+    (AVI, raw and MPEG streams, VP8, VP9, AV1). Header counts are never believed.
+
+    Raises `VideoError` with the reason if it has no frames, lacks its first key frame, changes its
+    size, or cannot be decoded to its end.
+    """
+    with open_video(path) as video:
+        index = frame_index(video)
+        codec = video.codec
+        counts_may_lie = index.ordinal or _packets_may_hide_frames(video)
+        fps = float(video.stream.average_rate or video.stream.guessed_rate or 0)
+        time_base_seconds = float(video.stream.time_base or 0)
+    if counts_may_lie:
+        frames = decode_all_frames(path)
+    else:
+        frames = decode_frames(path, [0, len(index.pts) - 1])
+    num_frames = width = height = 0
+    for _, frame in frames:
+        num_frames, width, height = num_frames + 1, frame.width, frame.height
+    if not num_frames:
+        raise VideoError(path, "no frame of it can be decoded")
+    if not index.ordinal:
+        if counts_may_lie and num_frames < len(index.pts):
+            missing = len(index.pts) - num_frames
+            raise VideoError(path, f"{missing} of its {len(index.pts)} packets give no frame")
+        num_frames = len(index.pts)
+        if span := int(index.pts[-1] - index.pts[0]) * time_base_seconds:
+            fps = (num_frames - 1) / span
+    return VideoFacts(num_frames, fps, width, height, codec, num_frames / fps if fps else 0.0)
+
+
+def decode_frames(
+    path: str | Path,
+    numbers: Iterable[int],
+    *,
+    export_vectors: bool = False,
+    loop_filter: bool = True,
+) -> Iterator[NumberedFrame]:
+    """Decodes the wanted frames: (number, frame) in rising order, each once.
+
+    The frames equal those of a decode from the start, in pixels and in vectors. A broken packet
+    between them is passed over.
+
+    Raises `VideoError` if a number is not in the video or its frame cannot be decoded.
+    """
+    wanted = sorted(set(numbers))
+    if not wanted or wanted[0] < 0:
+        raise VideoError(path, f"frame numbers must be 0 or more, found {wanted[:1]}")
+    return _of_one_size(path, _decode_wanted(path, wanted, export_vectors, loop_filter))
+
+
+def decode_all_frames(
+    path: str | Path, *, export_vectors: bool = False, loop_filter: bool = True
+) -> Iterator[NumberedFrame]:
+    """Decodes a whole video from its start: (number, frame) for every frame that decodes."""
+    return _of_one_size(path, _decode_all(path, export_vectors, loop_filter))
+
+
+def read_frames(path: str | Path, numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """Reads frames as uint8 `[T, H, W, 3]`, RGB, in the order asked; repeats are allowed.
+
+    Raises `VideoError` if a frame is missing or the size of the picture changes between them.
+    """
+    to_rgb = RgbConverter()
+    images = {number: to_rgb(frame) for number, frame in decode_frames(path, numbers)}
+    return np.stack([images[number] for number in numbers])
+
+
+def _packets_may_hide_frames(video: OpenVideo) -> bool:
+    container = video.container.format.name.split(",")[0]
+    return container not in _CONTAINERS_OF_FRAMES or video.codec in _CODECS_WITH_HIDDEN_FRAMES
+
+
+def _of_one_size(path: str | Path, frames: Iterator[NumberedFrame]) -> Iterator[NumberedFrame]:
+    size: tuple[int, int] | None = None
+    for number, frame in frames:
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            change = f"from {size[0]}x{size[1]} to {frame.width}x{frame.height}"
+            raise VideoError(path, f"its size changes {change} at frame {number}")
+        yield number, frame
+
+
+def _decode_all(
+    path: str | Path, export_vectors: bool, loop_filter: bool
+) -> Iterator[NumberedFrame]:
+    with open_video(path) as video:
+        index = frame_index(video)
+    with open_video(path, export_vectors=export_vectors, loop_filter=loop_filter) as video:
+        frames = (
+            frame for packet in _and_flush(packets(video)) for frame in _decode(video, packet)
+        )
+        if index.ordinal:
+            yield from enumerate(frames)
+            return
+        number_at = {pts: number for number, pts in enumerate(index.pts.tolist())}
+        for frame in frames:
+            if frame.pts in number_at:
+                yield number_at[frame.pts], frame
+
+
+def _decode_wanted(
+    path: str | Path, wanted: list[int], export_vectors: bool, loop_filter: bool
+) -> Iterator[NumberedFrame]:
+    num_frames = 0
+    with open_video(path, export_vectors=export_vectors, loop_filter=loop_filter) as video:
+        index = frame_index(video)
+        if not index.ordinal:
+            num_frames = len(index.pts)
+            if wanted[-1] >= num_frames:
+                raise _no_such_frame(path, wanted[-1], num_frames)
+            for number, frame in _decode_by_seeking(video, index, wanted):
+                yield number, frame
+                wanted = wanted[1:]
+    if not wanted:
+        return
+    # Streams in which frames can only be counted, and frames that no seek could reach.
+    number = -1
+    for number, frame in _decode_all(path, export_vectors, loop_filter):
+        if number == wanted[0]:
+            yield number, frame
+            wanted = wanted[1:]
+        if not wanted:
+            return
+    if not num_frames:
+        raise _no_such_frame(path, wanted[0], number + 1)
+    which = f"frame {wanted[0]} of {num_frames}" if wanted[0] else "its first frame"
+    raise VideoError(path, f"{which} cannot be decoded: broken, cut off or without a key frame")
+
+
+def _decode_by_seeking(
+    video: OpenVideo, index: FrameIndex, wanted: list[int]
+) -> Iterator[NumberedFrame]:
+    """Decodes wanted frames run by run, and ends early at one that is missing.
+
+    A demuxer may seek by decoding time and land one key frame late, and an open group of pictures
+    may need the key frame before its own: so each run has a second try from there.
+    """
+    # libavcodec learns from the first packet alone whether an old x264 made these; without it,
+    # all later groups of pictures decode wrongly.
+    if video.codec == "h264" and "444" in (video.stream.codec_context.pix_fmt or ""):
+        return
+    for nearest, run in _split_into_runs(index, wanted):
+        for key in (nearest, nearest - 1):
+            for number, frame in _decode_from(video, index, max(key, 0), run):
+                if number != run[0]:
+                    break
+                yield number, frame
+                run = run[1:]
+            if not run:
+                break
+        else:
+            return
+
+
+def _split_into_runs(index: FrameIndex, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
+    """Groups wanted frames by the key frame from which they are decoded: (its rank, frames)."""
+    keys = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
+    for key, pairs in groupby(zip(keys.tolist(), wanted, strict=True), key=itemgetter(0)):
+        yield key, [number for _, number in pairs]
+
+
+def _decode_from(
+    video: OpenVideo, index: FrameIndex, key: int, wanted: list[int]
+) -> Iterator[NumberedFrame]:
+    """Decodes from a key frame until every wanted frame is out."""
+    number_at = {int(index.pts[number]): number for number in wanted}
+    start_pts = int(index.key_pts[key])
+    context = video.stream.codec_context
+    may_skip = video.codec in _CODECS_THAT_SKIP
+    try:
+        video.container.seek(start_pts, stream=video.stream)
+    except av.FFmpegError:
+        return
+    # Some demuxers land a little before the key frame, where nothing can be decoded rightly.
+    stream = dropwhile(lambda p: not p.is_keyframe and p.pts != start_pts, packets(video))
+    for packet in _and_flush(stream):
+        needed = packet is None or packet.pts in number_at or not may_skip
+        context.skip_frame = "DEFAULT" if needed else "NONREF"
+        for frame in _decode(video, packet):
+            if frame.pts == start_pts and not frame.key_frame:
+                return  # the container lies about its key frames
+            if frame.pts in number_at:
+                yield number_at.pop(frame.pts), frame
+        if not number_at:
+            return
+
+
+def _and_flush(stream: Iterator[VideoPacket]) -> Iterator[VideoPacket | None]:
+    """Ends with None, at which the decoder hands out the frames that it still holds."""
+    yield from stream
+    yield None
+
+
+def _decode(video: OpenVideo, packet: VideoPacket | None) -> list[av.VideoFrame]:
+    """The frames that this packet releases; none if it is broken, so that later ones survive."""
+    try:
+        return video.stream.codec_context.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+def _no_such_frame(path: str | Path, number: int, num_frames: int) -> VideoError:
+    if num_frames == 0:
+        return VideoError(path, "no frame of it can be decoded")
+    return VideoError(path, f"frame {number} was asked for, but it has {num_frames} frames")

@@ -1,0 +1,94 @@
+"""A network's weights into files: ours, Hugging Face's and VideoMAE's.
+
+Every file appears whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mgm_dali.config import ModelConfig
+from mgm_dali.models.autoencoder import Autoencoder
+from mgm_dali.models.classifier import Classifier
+from mgm_dali.models.huggingface import huggingface_config, to_huggingface
+
+__all__ = ["export_huggingface", "export_videomae", "official_state", "save_weights"]
+
+
+def save_weights(
+    module: Autoencoder | Classifier,
+    config: ModelConfig,
+    path: str | Path,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes float32 weights by VideoMAE's names (.safetensors), and config.json beside them.
+
+    `state` gives the weights where the module itself holds rounded copies of them. The
+    configuration goes first, so that weights never lack it.
+    """
+    path = Path(path)
+    kept = config.model_dump(mode="json", exclude={"init"})
+    if isinstance(module, Classifier):
+        kept["num_classes"] = module.head.out_features
+    _write_json(kept, path.with_name("config.json"))
+    metadata = {"format": "pt", "network": type(module).__name__.lower(), "name": config.name}
+    with _written_whole(path) as partial:
+        save_file(_float32(state or module.state_dict()), partial, metadata=metadata)
+
+
+def export_huggingface(module: Autoencoder | Classifier, folder: str | Path) -> None:
+    """Writes config.json and model.safetensors for transformers' `from_pretrained(folder)`.
+
+    An autoencoder becomes VideoMAEForPreTraining, a classifier VideoMAEForVideoClassification.
+    """
+    folder = Path(folder)
+    num_classes = module.head.out_features if isinstance(module, Classifier) else None
+    _write_json(huggingface_config(module.config, num_classes), folder / "config.json")
+    with _written_whole(folder / "model.safetensors") as partial:
+        tensors = to_huggingface(_float32(official_state(module)))
+        save_file(tensors, partial, metadata={"format": "pt"})
+
+
+def export_videomae(module: Autoencoder | Classifier, path: str | Path) -> None:
+    """Writes a .pth that VideoMAE's scripts take: `{"model": tensors by its names}`."""
+    with _written_whole(Path(path)) as partial:
+        torch.save({"model": _float32(module.state_dict())}, partial)
+
+
+def official_state(module: Autoencoder | Classifier) -> dict[str, Tensor]:
+    """The network's own tensors by VideoMAE's pretraining names; `fc_norm`, `head` as they are."""
+    state: dict[str, Tensor] = module.state_dict()
+    if isinstance(module, Autoencoder):
+        return state
+    new = ("fc_norm.", "head.")
+    return {n if n.startswith(new) else f"encoder.{n}": tensor for n, tensor in state.items()}
+
+
+def _float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in state.items()}
+
+
+def _write_json(tree: dict[str, Any], path: Path) -> None:
+    with _written_whole(path) as partial:
+        partial.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, moved onto it once it is complete and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Where each part of the pipeline runs, and why: decided once, printed at the start of a run.
+
+    decode  device   frames                          motion
+    nvdec   cuda     NVDEC                           store (live extraction works, but is slow)
+    cpu     cuda     PyAV, copied to the GPU         codec in the same pass, or store
+    cpu     cpu      PyAV                            codec in the same pass, or store
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+
+__all__ = ["Placement", "choose_device", "choose_placement"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The working mode of a pipeline."""
+
+    device: torch.device
+    """Where augmentation, masks and the network run."""
+    decode: Literal["nvdec", "cpu"]
+    motion_source: str | None
+    """A name of MOTION_SOURCES; None where motion is not needed."""
+    reason: str
+    """Why, in words for the log."""
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device of this process. Raises `UserError` if a GPU is asked for and there is none."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "device: cuda was asked for, but PyTorch sees no GPU; "
+            "run `mgm-dali doctor`, or set device=cpu"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_placement(config: RunConfig, needs_motion: bool) -> Placement:
+    """Resolves the config's `auto`s by what the machine and the data have."""
+    device = choose_device(config)
+    source, source_reason = _choose_motion(config, needs_motion)
+    decode, decode_reason = _choose_decoder(config, device, source)
+    return Placement(device, decode, source, f"{decode_reason}; {source_reason}")
+
+
+def _choose_motion(config: RunConfig, needs_motion: bool) -> tuple[str | None, str]:
+    store = config.data.motion_store
+    if not needs_motion:
+        return None, "no motion: nothing in this run looks at it"
+    if config.motion.source == "auto":
+        if store:
+            return "store", f"motion from {store}: data.motion_store is set"
+        return "codec", "motion live from the codec: no data.motion_store is set"
+    if config.motion.source == "store" and not store:
+        raise UserError(
+            "motion.source: store needs data.motion_store; fill one with `mgm-dali extract`"
+        )
+    return config.motion.source, f"motion from {config.motion.source}: asked for"
+
+
+def _choose_decoder(
+    config: RunConfig, device: torch.device, source: str | None
+) -> tuple[Literal["nvdec", "cpu"], str]:
+    if config.decode == "nvdec" and device.type == "cpu":
+        raise UserError("decode: nvdec needs device: cuda; set decode=cpu or device=cuda")
+    if config.decode != "auto":
+        return config.decode, f"{config.decode} decoding: asked for"
+    if device.type == "cpu":
+        return "cpu", "cpu decoding by PyAV: there is no GPU in this run"
+    if source in (None, "store"):
+        return "nvdec", "nvdec decoding: a GPU, and no vectors to be read from the stream"
+    return "cpu", "cpu decoding by PyAV: live vectors need a CPU decode anyway"

@@ -1,0 +1,100 @@
+"""Configuration: strict, and helpful when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from mgm_dali.config import RunConfig, dump_config, load_config
+from mgm_dali.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(tmp_path, text, overrides=()):
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    return str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load_config(write(tmp_path, "")) == RunConfig()
+
+
+def test_an_override_reaches_the_nested_key(tmp_path):
+    config = load_config(write(tmp_path, "mask:\n  ratio: 0.5\n"), ["mask.ratio=0.9", "seed=3"])
+    assert (config.mask.ratio, config.seed) == (0.9, 3)
+
+
+def test_a_path_with_yaml_characters_is_still_a_path(tmp_path):
+    config = load_config(write(tmp_path, ""), ["data.train=a: [b/videos.csv"])
+    assert config.data.train == Path("a: [b/videos.csv")
+
+
+def test_a_misspelt_key_names_the_nearest_known_one(tmp_path):
+    message = error_of(tmp_path, "mask:\n  raito: 0.9\n")
+    assert "mask.raito" in message and "did you mean 'ratio'" in message
+
+
+def test_an_unknown_override_is_refused_like_a_key(tmp_path):
+    assert "did you mean 'training'" in error_of(tmp_path, "", ["trainig.epochs=3"])
+
+
+def test_a_float_without_a_dot_is_explained(tmp_path):
+    message = error_of(tmp_path, "training:\n  base_lr: 1e-4x\n")
+    assert "training.base_lr" in message
+    assert load_config(write(tmp_path, "training:\n  base_lr: 1.0e-4\n")).training.base_lr == 1e-4
+
+
+def test_every_problem_gets_its_own_line(tmp_path):
+    message = error_of(tmp_path, "seed: -1\nmask:\n  ratio: 1.5\n")
+    assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("model:\n  num_frames: 15\n", "multiple of 2"),
+        ("model:\n  image_size: 100\n", "multiple of 16"),
+        ("mask:\n  strategy: tubes\n", "'tube'"),
+        ("- a\n- b\n", "mapping"),
+        ("a: [b\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_value_says_what_is_expected(tmp_path, text, part):
+    assert part in error_of(tmp_path, text)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"no\.yaml: no such config file"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_an_override_needs_an_equals_sign(tmp_path):
+    assert "key=value" in error_of(tmp_path, "", ["mask.ratio"])
+
+
+def test_yaml_cannot_construct_objects(tmp_path):
+    assert "not valid YAML" in error_of(tmp_path, "seed: !!python/object/apply:os.getcwd []\n")
+
+
+def test_a_dumped_config_reads_back_equal(tmp_path):
+    config = load_config(write(tmp_path, ""), ["data.train=a/b.csv", "training.betas=[0.9, 0.999]"])
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_says_what_it_is_and_costs(path):
+    load_config(path)
+    head = path.read_text(encoding="utf-8").split("\n\n")[0]
+    for word in ("Run:", "Hardware:", "Cost:", "Expected:", "Status:"):
+        assert word in head, f"{path}: its head lacks {word!r}"
+
+
+def test_there_are_configs():
+    assert {path.parent.name for path in CONFIGS} >= {"smoke", "pretrain", "finetune"}

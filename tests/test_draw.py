@@ -1,0 +1,185 @@
+"""Pictures: what is hidden is covered, what is visible is untouched, and files are whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
+from numpy.typing import NDArray
+from PIL import Image
+
+from mgm_dali.report.charts import draw_confusion, draw_losses, smooth
+from mgm_dali.report.draw import (
+    HIDDEN_GREY,
+    cover_hidden,
+    draw_masks,
+    draw_motion,
+    draw_reconstruction,
+)
+from mgm_dali.report.saving import beside, save_animation, save_figure
+
+RNG = np.random.default_rng(0)
+
+
+def random_frames(num_frames: int = 4, side: int = 32) -> NDArray[np.uint8]:
+    # Grey itself is left out, so that a grey pixel is a covered pixel.
+    return RNG.integers(HIDDEN_GREY + 1, 256, (num_frames, side, side, 3)).astype(np.uint8)
+
+
+def texts(figure: Figure) -> list[str]:
+    """All that is written on a figure's axes."""
+    found = []
+    for axes in figure.axes:
+        found += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        found += [text.get_text() for text in axes.texts]
+    return [text for text in found if text]
+
+
+def arrows(figure: Figure) -> tuple[list[list[float]], list[list[float]]]:
+    """Places (x, y) and vectors (dx, dy) of all arrows of a figure."""
+    quivers = [
+        item for axes in figure.axes for item in axes.collections if isinstance(item, Quiver)
+    ]
+    places = np.concatenate([quiver.XY for quiver in quivers])
+    vectors = np.concatenate([np.stack([quiver.U, quiver.V], axis=-1) for quiver in quivers])
+    return places.tolist(), vectors.tolist()
+
+
+def test_hidden_patches_are_covered_and_visible_ones_untouched() -> None:
+    frames, mask = random_frames(), RNG.random((2, 2, 2)) < 0.5
+    covered = cover_hidden(frames, mask)
+    for (t, h, w), hidden in np.ndenumerate(mask):
+        token = np.s_[2 * t : 2 * t + 2, 16 * h : 16 * h + 16, 16 * w : 16 * w + 16]
+        expected = np.full_like(frames[token], HIDDEN_GREY) if hidden else frames[token]
+        np.testing.assert_array_equal(covered[token], expected)
+
+
+def test_a_mask_of_slices_covers_first_frames_too() -> None:
+    frames, mask = random_frames(2), np.array([[[True]], [[False]]])
+    covered = cover_hidden(frames, mask)
+    assert (covered[0] == HIDDEN_GREY).all() and (covered[1] == frames[1]).all()
+
+
+def test_arrows_stand_on_moving_cells_only_and_point_along_the_motion() -> None:
+    motion = np.zeros((2, 4, 4, 2), np.float32)
+    motion[1, 2, 3] = (3, -1)
+    figure = draw_motion(random_frames(2), motion, np.array([False, True]))
+    assert arrows(figure) == ([[3.5 * 8, 2.5 * 8]], [[3, -1]])
+
+
+def test_many_cells_share_arrows_and_the_fastest_neighbour_has_it() -> None:
+    motion = np.zeros((1, 20, 20, 2), np.float32)
+    motion[0, 6, 4], motion[0, 7, 5] = (1, 1), (0, 5)
+    figure = draw_motion(random_frames(1, 160), motion, np.array([True]))
+    assert arrows(figure) == ([[5 * 8, 7 * 8]], [[0, 5]])
+
+
+def test_frames_without_vectors_are_labelled_so() -> None:
+    motion = np.ones((3, 4, 4, 2), np.float32)
+    written = texts(draw_motion(random_frames(3), motion, np.array([False, True, True])))
+    assert written.count("no vectors") == 1
+    assert "frame 2" in written and "pixels a frame" in written
+
+
+def test_every_strategy_has_a_row_that_tells_how_much_it_hides() -> None:
+    motion = np.zeros((4, 4, 4, 2), np.float32)
+    half = np.zeros((2, 2, 2), bool)
+    half[:, 0] = True
+    figure = draw_masks(random_frames(), {"tube": half, "motion_guided": ~half}, motion)
+    written = texts(figure)
+    assert "tube\n50% hidden" in written and "motion guided\n50% hidden" in written
+    assert written.count("slice 0") == written.count("slice 1") == 1
+
+
+def test_a_reconstruction_shows_eight_frames_from_the_first_to_the_last() -> None:
+    frames = random_frames(16)
+    written = texts(draw_reconstruction(frames, frames, frames, "title"))
+    columns = [text for text in written if text.startswith("frame ")]
+    assert len(columns) == 8 and columns[0] == "frame 0" and columns[-1] == "frame 15"
+
+
+def test_a_clip_that_stands_still_can_be_drawn() -> None:
+    motion = np.zeros((1, 4, 4, 2), np.float32)
+    draw_motion(random_frames(1), motion, np.array([False]))
+    draw_masks(random_frames(1), {"tube": np.ones((1, 2, 2), bool)}, motion)
+
+
+def test_the_running_mean_keeps_length_and_constants() -> None:
+    np.testing.assert_allclose(smooth(np.full(100, 3.0)), 3.0)
+    values = RNG.normal(size=101)
+    assert smooth(values)[50] == pytest.approx(values[48:53].mean())
+    assert smooth(values)[0] == pytest.approx(values[:3].mean())
+
+
+def test_losses_have_one_bold_named_line_a_curve() -> None:
+    curves = {"tube": (range(50), RNG.random(50)), "motion_guided": (range(50), RNG.random(50))}
+    (axes,) = draw_losses(curves).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    assert [line.get_linewidth() for line in axes.lines] == [0.8, 2.0] * 2
+
+
+def test_a_confusion_matrix_is_counted_and_its_title_is_the_accuracy() -> None:
+    figure = draw_confusion(np.array([[3, 1], [0, 0]]), ["left", "right"])
+    written = texts(figure)
+    assert "75.0% of 4 right, 2 classes" in written
+    assert [text for text in written if text.isdigit()] == ["3", "1", "0", "0"]
+
+
+def test_four_hundred_classes_are_drawn_without_names() -> None:
+    figure = draw_confusion(np.eye(400, dtype=int), [f"class {i}" for i in range(400)])
+    assert not figure.axes[0].texts
+
+
+def test_figures_are_saved_whole_at_the_resolution_asked_for(tmp_path: Path) -> None:
+    figure = draw_losses({"tube": (range(5), range(5))})
+    widths = []
+    for dpi in (50, 100):
+        save_figure(figure, tmp_path / f"{dpi}.png", dpi)
+        with Image.open(tmp_path / f"{dpi}.png") as picture:
+            widths.append(picture.width)
+    assert widths[1] == pytest.approx(2 * widths[0], abs=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100.png", "50.png"]
+
+
+def test_drawing_leaves_the_callers_matplotlib_alone() -> None:
+    before = dict(matplotlib.rcParams)
+    draw_losses({"tube": (range(5), range(5))})
+    assert dict(matplotlib.rcParams) == before
+    imports = "import sys, mgm_dali.report.charts, mgm_dali.report.draw, mgm_dali.report.saving"
+    check = f"{imports}; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_gif_repeats_and_has_every_frame_enlarged(tmp_path: Path) -> None:
+    save_animation(random_frames(4), tmp_path / "clip.gif", fps=10)
+    with Image.open(tmp_path / "clip.gif") as gif:
+        assert (gif.n_frames, gif.size) == (4, (256, 256))  # type: ignore[attr-defined]
+        assert (gif.info["duration"], gif.info["loop"]) == (100, 0)
+
+
+def test_an_mp4_has_every_frame_in_even_sides(tmp_path: Path) -> None:
+    save_animation(random_frames(4, 257), tmp_path / "clip.mp4", fps=12.5)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        shapes = [(frame.width, frame.height) for frame in container.decode(video=0)]
+        assert float(container.streams.video[0].average_rate or 0) == 12.5
+    assert shapes == [(258, 258)] * 4
+
+
+def test_an_animation_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected one of \.gif, \.mp4"):
+        save_animation(random_frames(1), tmp_path / "clip.avi")
+
+
+def test_videos_beside_each_other_have_a_white_gap() -> None:
+    left, right = random_frames(2), random_frames(2)
+    both = beside([left, right], gap_pixels=2)
+    assert both.shape == (2, 32, 66, 3)
+    assert (both[:, :, :32] == left).all() and (both[:, :, 34:] == right).all()
+    assert (both[:, :, 32:34] == 255).all()

@@ -1,0 +1,37 @@
+"""The operation count, against published numbers and against torch's counter."""
+
+import pytest
+import torch
+from networks import normal_clip, tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from mgm_dali.config import ModelConfig
+from mgm_dali.models import build_classifier
+from mgm_dali.models.flops import forward_gflops
+
+PUBLISHED = [("vit_small", 392, 35.2), ("vit_small", 160, 23.1)]
+PUBLISHED += [("vit_base", 392, 114.9), ("vit_base", 160, 70.9)]
+
+
+@pytest.mark.parametrize(("name", "visible", "gflops"), PUBLISHED)
+def test_pretraining_costs_what_is_published(name: str, visible: int, gflops: float) -> None:
+    assert forward_gflops(ModelConfig(name=name), visible) == pytest.approx(gflops, abs=0.05)
+
+
+def test_finetuning_vit_base_costs_what_is_published() -> None:
+    config = ModelConfig(name="vit_base", num_classes=400)
+    assert forward_gflops(config) == pytest.approx(361, abs=0.5)
+
+
+def test_the_formula_is_what_torch_counts_where_it_sees_attention() -> None:
+    config = tiny_config(num_classes=10)
+    classifier = build_classifier(config).bfloat16()  # plain attention on a CPU, in full view
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        classifier(normal_clip(config, batch=1).bfloat16())
+    assert counter.get_total_flops() / 1e9 == pytest.approx(forward_gflops(config), rel=1e-6)
+
+
+@pytest.mark.parametrize("visible", [0, 1568, -1])
+def test_nothing_visible_or_nothing_hidden_is_refused(visible: int) -> None:
+    with pytest.raises(ValueError, match=f"found {visible}"):
+        forward_gflops(ModelConfig(), visible)

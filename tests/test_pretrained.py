@@ -1,0 +1,382 @@
+"""Weights in and out: ours, Hugging Face's, VideoMAE's; what fits loads, what does not says why."""
+
+import argparse
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import normal_clip, randomised, tiny_config, uneven_masks
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mgm_dali.errors import UserError
+from mgm_dali.models import (
+    Autoencoder,
+    Classifier,
+    build_autoencoder,
+    build_classifier,
+    load_pretrained,
+)
+from mgm_dali.models.pretrained import WeightsError, load_run_model_config
+from mgm_dali.models.saving import export_huggingface, export_videomae, save_weights
+
+CONFIG = tiny_config(num_classes=7)
+TRUNK = 4 * 13 + 2
+"""Tensors of vit_micro's trunk: 13 a block and the embedding's two."""
+
+
+@pytest.fixture
+def autoencoder() -> Autoencoder:
+    return randomised(build_autoencoder(CONFIG), seed=1)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return randomised(build_classifier(CONFIG), seed=2)
+
+
+def same_outputs(one: Autoencoder | Classifier, other: Autoencoder | Classifier) -> bool:
+    video, mask = normal_clip(CONFIG), uneven_masks(CONFIG)
+    inputs = (video, mask) if isinstance(one, Autoencoder) else (video,)
+    return torch.equal(one.eval()(*inputs), other.eval()(*inputs))
+
+
+# Our own files
+
+
+def test_a_run_folder_gives_its_newest_weights(tmp_path: Path, autoencoder: Autoencoder) -> None:
+    save_weights(build_autoencoder(CONFIG), CONFIG, tmp_path / "weights/step-9.safetensors")
+    save_weights(autoencoder, CONFIG, tmp_path / "weights/step-10.safetensors")
+    other = build_autoencoder(CONFIG)
+    report = load_pretrained(other, tmp_path)
+    assert report.source.name == "step-10.safetensors"
+    assert same_outputs(other, autoencoder)
+    assert sorted(report.used) == sorted(autoencoder.state_dict())
+    assert not report.missing and not report.unused and not report.notes
+    assert load_run_model_config(tmp_path) == CONFIG
+
+
+def test_saved_weights_are_float32_and_described(tmp_path: Path, classifier: Classifier) -> None:
+    path = tmp_path / "step-1.safetensors"
+    config = CONFIG.model_copy(update={"num_classes": None, "init": Path("/elsewhere")})
+    save_weights(classifier.bfloat16(), config, path)
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["network"] == "classifier"
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["num_classes"] == 7 and "init" not in kept
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "step-1.safetensors"}
+
+
+def test_a_failed_save_leaves_the_old_file(
+    tmp_path: Path, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "step-1.safetensors"
+    save_weights(autoencoder, CONFIG, path)
+    before = path.read_bytes()
+
+    def full_disk(_tensors: object, partial: Path, **_: object) -> None:
+        partial.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("mgm_dali.models.saving.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_weights(autoencoder, CONFIG, path)
+    assert path.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "step-1.safetensors"}
+
+
+def test_a_classifier_takes_an_autoencoders_trunk(tmp_path: Path, autoencoder: Autoencoder) -> None:
+    save_weights(autoencoder, CONFIG, tmp_path / "w.safetensors")
+    classifier = build_classifier(CONFIG)
+    head = classifier.head.weight.clone()
+    report = load_pretrained(classifier, str(tmp_path / "w.safetensors"))
+    assert len(report.used) == TRUNK
+    assert report.missing == ["fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"]
+    others = [key for key in autoencoder.state_dict() if key not in report.used]
+    encoder = {
+        key.removeprefix("encoder."): value for key, value in autoencoder.state_dict().items()
+    }
+    assert sorted(report.unused) == sorted(
+        key for key in others if key.removeprefix("encoder.") not in report.used
+    )
+    for key in report.used:
+        assert torch.equal(classifier.state_dict()[key], encoder[key])
+    assert torch.equal(classifier.head.weight, head)
+    assert "new: fc_norm.weight" in str(report) and "not taken: " in str(report)
+
+
+def test_an_autoencoder_takes_a_classifiers_trunk(tmp_path: Path, classifier: Classifier) -> None:
+    save_weights(classifier, CONFIG, tmp_path / "w.safetensors")
+    report = load_pretrained(build_autoencoder(CONFIG), tmp_path / "w.safetensors")
+    assert len(report.used) == TRUNK
+    assert "encoder.norm.weight" in report.missing and "mask_token" in report.missing
+    assert sorted(report.unused) == ["fc_norm.bias", "fc_norm.weight", "head.bias", "head.weight"]
+
+
+def test_a_head_of_other_classes_starts_anew_and_that_is_said(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    save_weights(classifier, CONFIG, tmp_path / "w.safetensors")
+    other = build_classifier(tiny_config(num_classes=3))
+    head = other.head.weight.clone()
+    report = load_pretrained(other, tmp_path / "w.safetensors")
+    assert report.missing == ["head.weight", "head.bias"]
+    assert torch.equal(other.fc_norm.weight, classifier.fc_norm.weight)
+    assert torch.equal(other.head.weight, head)
+    assert "head has 7 classes in the file, 3 here" in str(report)
+
+
+def test_another_clip_size_is_noted(tmp_path: Path, autoencoder: Autoencoder) -> None:
+    save_weights(autoencoder, CONFIG, tmp_path / "w.safetensors")
+    other = build_autoencoder(tiny_config(num_frames=8))
+    report = load_pretrained(other, tmp_path / "w.safetensors")
+    assert not report.missing
+    assert "learned on 4 frames of 64 pixels, used on 8 of 64" in str(report)
+
+
+# Files that do not fit
+
+
+def spoilt(autoencoder: Autoencoder, path: Path, **changes: Tensor | None) -> Path:
+    tensors = dict(autoencoder.state_dict())
+    for key, value in changes.items():
+        tensors.pop(key, None)
+        if value is not None:
+            tensors[key] = value
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoder.blocks.2.norm1.bias": None},
+            r"lacks encoder\.blocks\.2\.norm1\.bias; the file has 4 blocks of width 128",
+        ),
+        (
+            {"encoder.blocks.0.attn.qkv.weight": torch.zeros(384, 127)},
+            r"blocks\.0\.attn\.qkv\.weight is \[384, 127\], this network needs \[384, 128\]",
+        ),
+        ({"encoder.cls_token": torch.zeros(1)}, "has encoder.cls_token, unknown to this network"),
+        ({"decoder.head.bias": None}, "lacks decoder.head.bias"),
+        ({"mask_token": torch.full((1, 1, 64), torch.nan)}, "not finite"),
+    ],
+)
+def test_half_a_part_or_another_shape_is_refused_and_nothing_is_changed(
+    tmp_path: Path, autoencoder: Autoencoder, changes: dict[str, Any], message: str
+) -> None:
+    path = spoilt(autoencoder, tmp_path / "w.safetensors", **changes)
+    other = build_autoencoder(CONFIG)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_pretrained(other, path)
+    assert isinstance(caught.value, UserError) and str(path) in str(caught.value)
+    assert all(torch.equal(before[key], value) for key, value in other.state_dict().items())
+
+
+def test_another_backbone_or_decoder_is_refused_with_its_name(
+    tmp_path: Path, autoencoder: Autoencoder
+) -> None:
+    path = spoilt(autoencoder, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"set model\.name=vit_micro model\.decoder_depth=4"):
+        load_pretrained(build_autoencoder(tiny_config("vit_tiny")), path)
+    with pytest.raises(WeightsError, match=r"set model\.name=vit_micro model\.decoder_depth=4"):
+        load_pretrained(build_autoencoder(tiny_config(decoder_depth=2)), path)
+
+
+def test_a_file_of_something_else_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks encoder\..* it holds conv1\.weight"):
+        load_pretrained(build_autoencoder(CONFIG), tmp_path / "w.safetensors")
+
+
+def test_sources_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
+    autoencoder = build_autoencoder(CONFIG)
+    with pytest.raises(WeightsError, match=r"nowhere: no such file or folder"):
+        load_pretrained(autoencoder, tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match=r"holds no weights; expected weights/step-N"):
+        load_pretrained(autoencoder, tmp_path)
+    for name in ("broken.safetensors", "broken.pth"):
+        for content in (b"", b"garbage that is no checkpoint", b"\x80\x02}q\x00"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(WeightsError, match=name):
+                load_pretrained(autoencoder, tmp_path / name)
+    with pytest.raises(WeightsError, match=r"weights/config\.json: no such file"):
+        load_run_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_whatever_byte_is_wrong_the_file_is_read_or_named(tmp_path: Path, as_zip: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"a": torch.ones(3)}}, path, _use_new_zipfile_serialization=as_zip)
+    content = path.read_bytes()
+    autoencoder = build_autoencoder(CONFIG)
+    for position in range(0, len(content), 1 + len(content) // 150):
+        path.write_bytes(content[:position] + b"\xff" + content[position + 1 :])
+        with pytest.raises(WeightsError, match=r"w\.pth: "):  # at best it lacks the trunk
+            load_pretrained(autoencoder, path)
+
+
+def test_other_heads_in_the_config_beside_are_refused(
+    tmp_path: Path, autoencoder: Autoencoder
+) -> None:
+    export_huggingface(autoencoder, tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    for key in ("num_attention_heads", "decoder_num_attention_heads"):
+        (tmp_path / "config.json").write_text(json.dumps(tree | {key: 16}))
+        with pytest.raises(WeightsError, match=f"config.json: {key} is 16, vit_micro has"):
+            load_pretrained(build_autoencoder(CONFIG), tmp_path)
+    # A classifier does not read the decoder, so that its heads do not matter.
+    load_pretrained(build_classifier(CONFIG), tmp_path)
+
+
+# Official .pth files
+
+
+@pytest.mark.parametrize("container", ["model", "module", None])
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "backbone.", "module._orig_mod."])
+def test_official_files_load_from_any_container(
+    tmp_path: Path, autoencoder: Autoencoder, container: str | None, wrapper: str
+) -> None:
+    state: dict[str, Any] = {
+        wrapper + key: value for key, value in autoencoder.state_dict().items()
+    }
+    arguments = argparse.Namespace(lr=1.5e-4, model="pretrain_videomae", opt_betas=[0.9, 0.95])
+    content = {container: state, "epoch": 799, "args": arguments} if container else state
+    torch.save(content, tmp_path / "checkpoint.pth")
+    other = build_autoencoder(CONFIG)
+    report = load_pretrained(other, tmp_path / "checkpoint.pth")
+    assert same_outputs(other, autoencoder) and not report.missing and not report.unused
+
+
+@pytest.mark.parametrize("build", [build_autoencoder, build_classifier])
+def test_what_is_exported_for_videomae_loads_again(tmp_path: Path, build: Any) -> None:
+    network, other = randomised(build(CONFIG)), build(CONFIG)
+    export_videomae(network, tmp_path / "checkpoint.pth")
+    report = load_pretrained(other, tmp_path / "checkpoint.pth")
+    assert same_outputs(other, network) and not report.missing and not report.unused
+
+
+class Hostile:
+    """Unpickled the ordinary way, it makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("by_torch", [True, False])
+def test_a_hostile_file_is_refused_and_nothing_of_it_runs(tmp_path: Path, by_torch: bool) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "was_here"
+    content = {"model": {}, "args": Hostile(trace)}
+    if by_torch:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(WeightsError, match=r"evil\.pth: refused, for .*nothing of it was"):
+        load_pretrained(build_autoencoder(CONFIG), path)
+    assert not trace.exists()
+
+
+# Hugging Face transformers as the judge
+
+
+def huggingface_of(kind: str, **changes: Any) -> Any:
+    """A transformers network with vit_micro's sizes and random weights."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.VideoMAEConfig(
+        image_size=64, num_frames=4, hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=512, decoder_num_attention_heads=2, decoder_hidden_size=64,
+        decoder_num_hidden_layers=4, decoder_intermediate_size=256, layer_norm_eps=1e-6,
+        **changes,
+    )  # fmt: skip
+    network = randomised(getattr(transformers, kind)(config), seed=3)
+    with torch.no_grad():  # a bias on keys has no effect, and VideoMAE's files have none
+        for name, parameter in network.named_parameters():
+            if name.endswith("key.bias"):
+                parameter.zero_()
+    return network
+
+
+def frames_first(video: Tensor) -> Tensor:
+    return video.transpose(1, 2)
+
+
+def test_transformers_autoencoder_loads_and_gives_the_same_outputs(tmp_path: Path) -> None:
+    theirs = huggingface_of("VideoMAEForPreTraining", use_mean_pooling=False)
+    theirs.save_pretrained(tmp_path)
+    ours = build_autoencoder(CONFIG).eval()
+    report = load_pretrained(ours, tmp_path)
+    assert not report.missing and not report.unused and not report.notes
+    video, mask = normal_clip(CONFIG), uneven_masks(CONFIG)
+    with torch.no_grad():
+        judge = theirs(frames_first(video), bool_masked_pos=mask)
+        features = theirs.videomae(frames_first(video), bool_masked_pos=mask).last_hidden_state
+        assert (ours.reconstruct(video, mask) - judge.logits).abs().max() < 1e-4
+        assert (ours(video, mask) - judge.loss).abs() < 1e-4
+        assert (ours.encode(video, mask) - features).abs().max() < 1e-4
+
+
+def test_transformers_classifier_loads_and_gives_the_same_logits(tmp_path: Path) -> None:
+    theirs = huggingface_of("VideoMAEForVideoClassification", num_labels=7)
+    theirs.save_pretrained(tmp_path)
+    ours = build_classifier(CONFIG).eval()
+    report = load_pretrained(ours, tmp_path)
+    assert not report.missing and not report.unused and not report.notes
+    video = normal_clip(CONFIG)
+    with torch.no_grad():
+        assert (ours(video) - theirs(frames_first(video)).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("build", [build_autoencoder, build_classifier])
+def test_transformers_loads_what_we_export_and_gives_the_same_outputs(
+    tmp_path: Path, build: Any
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = randomised(build(CONFIG))
+    export_huggingface(ours, tmp_path)
+    video, mask = normal_clip(CONFIG), uneven_masks(CONFIG)
+    is_autoencoder = isinstance(ours, Autoencoder)
+    kind = "VideoMAEForPreTraining" if is_autoencoder else "VideoMAEForVideoClassification"
+    theirs, info = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    with torch.no_grad():
+        if isinstance(ours, Autoencoder):
+            judge = theirs(frames_first(video), bool_masked_pos=mask)
+            assert (ours.reconstruct(video, mask) - judge.logits).abs().max() < 1e-4
+        else:
+            assert (ours(video) - theirs(frames_first(video)).logits).abs().max() < 1e-4
+
+
+def test_the_spelling_of_transformers_in_memory_loads_too(tmp_path: Path) -> None:
+    theirs = huggingface_of("VideoMAEForPreTraining", use_mean_pooling=False)
+    save_file(theirs.state_dict(), tmp_path / "memory.safetensors")
+    theirs.save_pretrained(tmp_path)
+    by_memory, by_file = build_autoencoder(CONFIG), build_autoencoder(CONFIG)
+    assert not load_pretrained(by_memory, tmp_path / "memory.safetensors").missing
+    load_pretrained(by_file, tmp_path)
+    assert same_outputs(by_memory, by_file)
+
+
+def test_a_classifier_takes_the_bare_transformers_model(tmp_path: Path) -> None:
+    theirs = huggingface_of("VideoMAEModel")
+    theirs.save_pretrained(tmp_path)
+    report = load_pretrained(build_classifier(CONFIG), tmp_path)
+    assert len(report.used) == TRUNK and not report.unused
+
+
+def test_a_head_that_reads_one_token_is_not_taken(tmp_path: Path) -> None:
+    theirs = huggingface_of("VideoMAEForVideoClassification", num_labels=7, use_mean_pooling=False)
+    theirs.save_pretrained(tmp_path)
+    report = load_pretrained(build_classifier(CONFIG), tmp_path)
+    assert report.missing == ["fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"]
+    assert "head reads one token in the file" in str(report)
