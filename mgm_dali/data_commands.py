@@ -16,7 +16,7 @@ from mgm_dali.motion.extract import ExtractReport, extract
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import read_manifest, write_manifest
 
-__all__ = ["extract_motion", "index_videos"]
+__all__ = ["extract_motion", "index_videos", "progress_bar", "say"]
 
 console = Console(stderr=True)
 
@@ -28,14 +28,14 @@ def index_videos(
 
     Raises `UserError` if nothing in `source` is a readable video.
     """
-    with _progress("indexing") as advance:
+    with progress_bar("indexing") as advance:
         report = index_source(source, num_workers=num_workers, progress=advance)
     if report.rejected:
         rejected = output.with_name(f"{output.stem}-rejected.csv")
         _write_rejected(rejected, report.rejected)
         for path, reason in report.rejected[:5]:
-            _say(f"rejected {path}: {reason}")
-        _say(f"{len(report.rejected)} file(s) rejected, all listed in {rejected}")
+            say(f"rejected {path}: {reason}")
+        say(f"{len(report.rejected)} file(s) rejected, all listed in {rejected}")
     if not report.videos:
         raise UserError(f"{source}: none of its files is a readable video; nothing was written")
     train, val = report.videos, []
@@ -45,7 +45,7 @@ def index_videos(
     write_manifest(output, train, report.class_names)
     codecs = Counter(video.codec for video in report.videos)
     counted = ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
-    _say(
+    say(
         f"{len(train)} videos in {output}"
         + (f", {len(val)} in {output.stem}-val.csv" if val else "")
         + f"; {len(report.class_names)} classes; {counted}"
@@ -60,7 +60,7 @@ def extract_motion(
         raise UserError(
             f"--without-vectors {without_vectors!r}: expected error, block_matching or ignore"
         )
-    with _progress("extracting motion") as advance:
+    with progress_bar("extracting motion") as advance:
         report = extract(
             read_manifest(manifest),
             output,
@@ -71,9 +71,9 @@ def extract_motion(
             progress=advance,
         )
     for path, reason in report.failed[:5]:
-        _say(f"failed {path}: {reason}")
+        say(f"failed {path}: {reason}")
     counted = ", ".join(f"{count} {codec}" for codec, count in report.without_vectors.items())
-    _say(
+    say(
         f"motion of {report.written} videos written to {output}, {report.already_there} were there"
         + (f"; without codec vectors ({without_vectors}): {counted}" if counted else "")
         + (f"; {len(report.failed)} failed" if report.failed else "")
@@ -82,7 +82,7 @@ def extract_motion(
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; elsewhere a line for every tenth of the way."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     terminal = sys.stderr.isatty()
@@ -94,14 +94,15 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         tenth = 10 * done // max(total, 1)
         if not terminal and tenth > said:
             said = tenth
-            _say(f"{what}: {done} of {total}")
+            say(f"{what}: {done} of {total}")
 
     with Progress(*columns, console=console, disable=not terminal) as bar:
         task = bar.add_task(what, total=None)
         yield advance
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One line for people."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -111,4 +112,3 @@ def _write_rejected(path: Path, rejected: Sequence[tuple[Path, str]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason"))
         writer.writerows(rejected)
-

@@ -187,9 +187,12 @@ def _run(tasks: list[list[_File]], num_workers: int) -> Iterator[int]:
         return
     # Spawned, not forked: the caller may hold threads of torch or DALI.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _leave_with_parent) as pool:
+    pool = ProcessPoolExecutor(num_workers, context, _leave_with_parent)
+    try:
         for finished in as_completed([pool.submit(_make_all, task) for task in tasks]):
             yield finished.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the other files
 
 
 def _make_all(files: list[_File]) -> int:

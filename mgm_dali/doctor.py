@@ -46,7 +46,9 @@ def _python() -> Finding:
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0))
     if cores < 4:
-        return Finding("limited", f"{cores}", "decoding shares the cores; expect about 13 clips/s each")
+        return Finding(
+            "limited", f"{cores}", "decoding shares the cores; expect about 13 clips/s each"
+        )
     return Finding("ok", f"{cores}")
 
 
@@ -66,7 +68,9 @@ def _torch() -> Finding:
     if torch.version.cuda is None:
         return Finding("limited", f"{torch.__version__}, CPU build", "for a GPU: a CUDA build")
     if not torch.cuda.is_available():
-        return Finding("limited", f"{torch.__version__}, sees no GPU", "check the driver: nvidia-smi")
+        return Finding(
+            "limited", f"{torch.__version__}, sees no GPU", "check the driver: nvidia-smi"
+        )
     return Finding("ok", f"{torch.__version__}, {torch.cuda.get_device_name()}")
 
 

@@ -22,7 +22,14 @@ from mgm_dali.models.patches import (
     token_grid,
 )
 from mgm_dali.models.position import sinusoid_table
-from mgm_dali.models.vit import BACKBONES, NORM_EPSILON, TokenTrunk, check_video, make_blocks
+from mgm_dali.models.vit import (
+    BACKBONES,
+    NORM_EPSILON,
+    TokenTrunk,
+    add_position,
+    check_video,
+    make_blocks,
+)
 
 __all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder", "normalised_target"]
 
@@ -115,8 +122,8 @@ class Autoencoder(nn.Module):
         encoded = self.encoder_to_decoder(self.encoder(patches, visible))
         tokens = torch.cat(
             [
-                encoded + self.decoder_position[visible],
-                self.mask_token + self.decoder_position[hidden],
+                add_position(encoded, self.decoder_position[visible]),
+                add_position(self.mask_token, self.decoder_position[hidden]),
             ],
             dim=1,
         )

@@ -12,23 +12,22 @@ from mgm_dali.models.vit import BACKBONES, MLP_RATIO
 __all__ = ["forward_gflops"]
 
 
-def forward_gflops(config: ModelConfig, visible_tokens: int | None = None) -> float:
+def forward_gflops(config: ModelConfig, visible_tokens: int) -> float:
     """GFLOP of one clip's forward pass; a training step is three times as much.
 
-    With `visible_tokens`, of the autoencoder as VideoMAE computes it: all tokens embedded, the
-    last decoder block in full. Ours skips both, so that its rate counted with this number is
-    what an implementation without these savings would have to reach. With None, of the classifier.
-    Raises ValueError unless `visible_tokens` leaves some tokens visible and some hidden.
+    With some tokens hidden, of the autoencoder as VideoMAE computes it: all tokens embedded, the
+    last decoder block in full. Ours skips both, so its rate counted with this number is the one
+    that an implementation without these savings would need. With all visible, of the classifier.
+    Raises ValueError for fewer than 1 or more than all tokens.
     """
     size = BACKBONES[config.name]
     tokens = token_grid(config).num_tokens
+    if not 0 < visible_tokens <= tokens:
+        raise ValueError(f"visible_tokens: expected 1 to {tokens}, found {visible_tokens}")
     embedding = _linear(tokens, TOKEN_VALUES, size.width)
-    if visible_tokens is None:
-        head = _linear(1, size.width, config.num_classes or 0)
-        return (embedding + size.depth * _block(tokens, size.width) + head) / 1e9
-    if not 0 < visible_tokens < tokens:
-        raise ValueError(f"visible_tokens: expected 1 to {tokens - 1}, found {visible_tokens}")
     encoder = size.depth * _block(visible_tokens, size.width)
+    if visible_tokens == tokens:
+        return (embedding + encoder + _linear(1, size.width, config.num_classes or 0)) / 1e9
     bridge = _linear(visible_tokens, size.width, size.decoder_width)
     decoder = config.decoder_depth * _block(tokens, size.decoder_width)
     head = _linear(tokens - visible_tokens, size.decoder_width, TOKEN_VALUES)

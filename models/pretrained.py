@@ -19,6 +19,7 @@ from mgm_dali.models.weight_files import (
     CONFIG_NAME,
     FoundWeights,
     WeightsError,
+    newest_weights,
     read_model_config,
     read_weights,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "WeightsError",
     "load_pretrained",
     "load_run_model_config",
+    "newest_weights",
 ]
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "TokenTrunk",
     "TubeletEmbed",
     "ViTSize",
+    "add_position",
     "attend",
     "check_video",
     "make_blocks",
@@ -160,12 +161,20 @@ class TokenTrunk(nn.Module):
         """
         x: Tensor
         if index is None:
-            x = self.patch_embed(patches) + self.position
+            x = add_position(self.patch_embed(patches), self.position)
         else:
-            x = self.patch_embed(take_tokens(patches, index)) + self.position[index]
+            x = add_position(self.patch_embed(take_tokens(patches, index)), self.position[index])
         for block in self.blocks:
             x = block(x)
         return x
+
+
+def add_position(x: Tensor, position: Tensor) -> Tensor:
+    """`[B, N, D]` plus its places' table rows, in the dtype of x.
+
+    The table stays float32 where weights are bfloat16, and the sum is rounded once.
+    """
+    return (x + position).to(x.dtype)
 
 
 def check_video(video: Tensor, config: ModelConfig) -> Tensor:

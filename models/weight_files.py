@@ -23,7 +23,15 @@ from mgm_dali.errors import UserError
 from mgm_dali.models.huggingface import from_huggingface, is_huggingface
 from mgm_dali.models.vit import BACKBONES
 
-__all__ = ["FoundWeights", "WeightsError", "WrittenFor", "read_model_config", "read_weights"]
+__all__ = [
+    "CONFIG_NAME",
+    "FoundWeights",
+    "WeightsError",
+    "WrittenFor",
+    "newest_weights",
+    "read_model_config",
+    "read_weights",
+]
 
 CONFIG_NAME = "config.json"
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -63,7 +71,7 @@ def read_weights(source: Path) -> FoundWeights:
 
     Raises `WeightsError` if there is nothing, or nothing that can be read as plain tensors.
     """
-    path = _find_file(source)
+    path = newest_weights(source)
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     return FoundWeights(
         path, _official_names(tensors), _read_written_for(path.with_name(CONFIG_NAME))
@@ -83,7 +91,11 @@ def read_model_config(path: Path) -> ModelConfig:
         ) from None
 
 
-def _find_file(source: Path) -> Path:
+def newest_weights(source: Path) -> Path:
+    """The file itself, a run folder's newest weights, or a Hugging Face folder's only ones.
+
+    Raises `WeightsError` if there is none.
+    """
     if source.is_file():
         return source
     if not source.is_dir():

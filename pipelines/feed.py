@@ -116,9 +116,7 @@ class ClipFeed:
     def evaluation_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
         """View after view of video after video; behind the last, fillers with index -1."""
         views = self.config.evaluation
-        index, view = view_of_video(
-            sample % self.num_samples, views.num_segments * views.num_crops
-        )
+        index, view = view_of_video(sample % self.num_samples, views.num_segments * views.num_crops)
         arrays = self._readable(index, lambda row: self._view_draw(row, view))
         if sample >= self.num_samples:
             arrays[self.outputs.index("facts")][1] = -1
@@ -131,11 +129,8 @@ class ClipFeed:
         for_clip, for_mask = root.spawn(2)
         rng = np.random.default_rng(for_clip)
         frames = random_frames(config.clip, config.model.num_frames, video.num_frames, rng)
-        crop = random_crop(
-            config.augment, video.height, video.width, config.model.image_size, rng
-        )
-        seed = int(for_mask.generate_state(1, np.uint64)[0] >> 1)  # int64 holds 63 bits
-        return ClipDraw(index, view, seed, frames, crop)
+        crop = random_crop(config.augment, video.height, video.width, config.model.image_size, rng)
+        return ClipDraw(index, view, _mask_seed(for_mask), frames, crop)
 
     def _view_draw(self, index: int, view: int) -> ClipDraw:
         config, video, views = self.config, self.manifest[index], self.config.evaluation
@@ -144,7 +139,8 @@ class ClipFeed:
             config.clip, config.model.num_frames, video.num_frames, segment, views.num_segments
         )
         box = view_crop(video.height, video.width, crop, views.num_crops)
-        return ClipDraw(index, view, config.seed, frames, box)
+        root = np.random.SeedSequence((config.seed, 0, index, view))
+        return ClipDraw(index, view, _mask_seed(root), frames, box)
 
     def _readable(self, index: int, draw: Callable[[int], ClipDraw]) -> tuple[NDArray[Any], ...]:
         """The clip of row `index`, or the first stand-in for it that can be read."""
@@ -169,7 +165,7 @@ class ClipFeed:
                 raise _changed(video, f"{found} frames instead of {video.num_frames}")
             encoded = np.fromfile(video.path, dtype=np.uint8)
             return encoded, self._read_motion(video, clip.frames)
-        if self._source_for(video) == "codec":
+        if self.source_for(video) == "codec":
             pixels, motion = read_clip(video.path, clip.frames)  # one decoding pass for both
         else:
             pixels = read_frames(video.path, clip.frames)
@@ -178,7 +174,7 @@ class ClipFeed:
             raise _changed(video, f"frames are {pixels.shape[2]}x{pixels.shape[1]}")
         return pixels, motion
 
-    def _source_for(self, video: Video) -> str | None:
+    def source_for(self, video: Video) -> str | None:
         """Which source gives this video's motion, if any."""
         if self.motion_source == "codec" and video.codec not in CODECS_WITH_VECTORS:
             fallback = self.config.motion.without_vectors
@@ -186,7 +182,7 @@ class ClipFeed:
         return self.motion_source
 
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
-        source = self._source_for(video)
+        source = self.source_for(video)
         if source is None:
             return no_motion(len(frames), video.height, video.width)
         return MOTION_SOURCES[source](video.path, frames, self.config.data.motion_store)
@@ -249,6 +245,10 @@ def no_motion(num_frames: int, height: int, width: int) -> MotionField:
     )
 
 
+def _mask_seed(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)  # int64 holds 63 bits
+
+
 def _changed(video: Video, found: str) -> VideoError:
     return VideoError(video.path, f"has changed since it was indexed: {found}; index it again")
 
@@ -259,4 +259,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {error}"
-

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -63,6 +64,10 @@ class ClipLoader:
             prepare_first_batch=False,
         )
 
+    def motion_source_of(self, row: int) -> str | None:
+        """Where the motion of this manifest row comes from: a name of MOTION_SOURCES, or None."""
+        return self._feed.source_for(self.manifest[row])
+
     def __len__(self) -> int:
         """Batches of this rank in one epoch (training: rounded down) or in the evaluation."""
         together = self.share.batch_size * self.share.world_size
@@ -117,26 +122,21 @@ def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
             f"data.{key} is not set: name a manifest, as data.{key}=videos.csv "
             "(make one with `mgm-dali index`)"
         )
-    manifest = read_manifest(path)
-    if stage != "pretrain" and (manifest.labels < 0).any():
-        row = int((manifest.labels < 0).argmax())
-        raise UserError(
-            f"{path}: {manifest[row].path} has no label, which {stage} needs; index a folder "
-            "with one sub-folder per class, or a list with labels"
-        )
-    return manifest
+    return read_manifest(path)
 
 
 def _check_vectors(manifest: Manifest, config: RunConfig, source: str | None) -> None:
-    """Live codec vectors of a codec that has none would be silence, not stillness: refuse early."""
+    """Live vectors of a codec that has none would look like a still scene: refuse early."""
     if source != "codec" or config.motion.without_vectors != "error":
         return
-    for row in range(len(manifest)):
-        if manifest[row].codec not in CODECS_WITH_VECTORS:
+    for place, codec in enumerate(manifest.codec_names):
+        rows = np.flatnonzero(manifest.codecs == place)
+        if codec not in CODECS_WITH_VECTORS and len(rows):
             raise UserError(
-                f"{manifest.path}: {manifest[row].path.name} is {manifest[row].codec}, which "
-                "carries no motion vectors; set motion.without_vectors=block_matching to estimate "
-                "them, or motion.without_vectors=ignore to mask such clips by simulated motion"
+                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, which carries "
+                f"no motion vectors (the first is {manifest[int(rows[0])].path}); set "
+                "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
+                "hide tokens by simulated motion"
             )
 
 

@@ -1,9 +1,9 @@
 """Where each part of the pipeline runs, and why: decided once, printed at the start of a run.
 
-    decode  device   frames                          motion
-    nvdec   cuda     NVDEC                           store (live extraction works, but is slow)
-    cpu     cuda     PyAV, copied to the GPU         codec in the same pass, or store
-    cpu     cpu      PyAV                            codec in the same pass, or store
+decode  device   frames                          motion
+nvdec   cuda     NVDEC                           store (live extraction works, but is slow)
+cpu     cuda     PyAV, copied to the GPU         codec in the same pass, or store
+cpu     cpu      PyAV                            codec in the same pass, or store
 """
 
 import os

@@ -180,6 +180,16 @@ def test_a_given_count_of_hidden_tokens_changes_nothing() -> None:
     assert torch.equal(autoencoder(video, mask, num_hidden=24), autoencoder(video, mask))
 
 
+def test_with_the_count_given_no_value_is_asked_of_the_device() -> None:
+    config = tiny_config()
+    with torch.device("meta"):  # tensors without values: asking for one is an error
+        autoencoder = build_autoencoder(config)
+        video, mask = torch.empty(2, 3, 4, 64, 64), torch.empty(2, 32, dtype=torch.bool)
+        autoencoder(video, mask, num_hidden=24).backward()
+        with pytest.raises(RuntimeError, match="meta"):
+            autoencoder(video, mask)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_is_the_same_by_either_road(dtype: torch.dtype) -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 16).to(dtype)

@@ -73,6 +73,15 @@ def test_saved_weights_are_float32_and_described(tmp_path: Path, classifier: Cla
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "step-1.safetensors"}
 
 
+def test_weights_can_be_given_where_the_network_holds_rounded_ones(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    exact = {key: value.clone() for key, value in classifier.state_dict().items()}
+    save_weights(classifier.bfloat16(), CONFIG, tmp_path / "step-1.safetensors", exact)
+    kept = load_file(tmp_path / "step-1.safetensors")
+    assert all(torch.equal(kept[key], value) for key, value in exact.items())
+
+
 def test_a_failed_save_leaves_the_old_file(
     tmp_path: Path, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,15 +1,118 @@
-"""TEMP"""
+"""Motion vectors as the codec left them in the file: no estimation, only decoding.
+
+    frames        I  P  P  B ...           valid   False  True  True  True
+    vectors       -  x  x  x
+
+T frames, H W pixels, h w cells of 8x8 pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
 import numpy as np
-from mgm_dali.motion.field import MotionField, rasterise
-from mgm_dali.video.reader import decode_frames, index_frames
+from av.video.frame import PictureType
+from numpy.typing import NDArray
+
+from mgm_dali.motion.field import MotionField, grid_size, rasterise
+from mgm_dali.video.frame_index import index_of
+from mgm_dali.video.opening import VideoError
+from mgm_dali.video.reader import FrameNumbers, decode_all_frames, decode_frames
 from mgm_dali.video.rgb import RgbConverter
-CODECS_WITH_VECTORS=frozenset({"h264","mpeg4","mpeg1video","mpeg2video"})
-def read_clip(path, frames):
-    rgb=RgbConverter(); px={}; mv={}
-    for n,f in decode_frames(path, list(frames), export_vectors=True):
-        px[n]=rgb(f); sd=f.side_data.get("MOTION_VECTORS")
-        mv[n]=(rasterise(sd.to_ndarray(),f.width,f.height) if sd else np.zeros((-(-f.height//8),-(-f.width//8),2),np.int16), sd is not None)
-    return np.stack([px[n] for n in frames]), MotionField(np.stack([mv[n][0] for n in frames]), np.array([mv[n][1] for n in frames]))
-def read_motion(path, frames=None):
-    if frames is None: frames=range(len(index_frames(path).pts))
-    return read_clip(path, frames)[1]
+
+__all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion"]
+
+CODECS_WITH_VECTORS = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video", "h263"})
+"""Codecs whose decoders hand out their vectors; HEVC, VP8, VP9 and AV1 are not among them."""
+
+# libavcodec's AVMotionVector. The structure has padding that is never initialised: compare fields.
+Grid = tuple[NDArray[np.int16], bool]
+
+_VECTOR = np.dtype(
+    [
+        ("source", np.int32),
+        ("w", np.uint8),
+        ("h", np.uint8),
+        ("src_x", np.int16),
+        ("src_y", np.int16),
+        ("dst_x", np.int16),
+        ("dst_y", np.int16),
+        ("flags", np.uint64),
+        ("motion_x", np.int32),
+        ("motion_y", np.int32),
+        ("motion_scale", np.uint16),
+    ],
+    align=True,
+)
+
+
+def iter_vectors(path: str | Path) -> Iterator[tuple[int, NDArray[Any] | None]]:
+    """Yields (frame number, vectors) for every frame of a video that decodes.
+
+    The vectors are a structured array with libavcodec's field names (`source`, `w`, `h`, `src_x`,
+    ..., `motion_scale`), in its order, or None where the frame carries none. They are the codec's
+    own: nothing is flipped, scaled or left out.
+    """
+    for number, frame in decode_all_frames(path, export_vectors=True, loop_filter=False):
+        yield number, _vectors_of(frame)
+
+
+def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
+    """Reads the motion of frames (all by default) in the order asked; repeats are allowed.
+
+    A codec that exports no vectors gives a field in which nothing is valid. Among all frames, one
+    that does not decode has no motion; a frame that was asked for and does not decode raises
+    `VideoError`, as does any file that cannot be read.
+    """
+    if frames is None:
+        decoded = decode_all_frames(path, export_vectors=True, loop_filter=False)
+    else:
+        decoded = decode_frames(path, frames, export_vectors=True, loop_filter=False)
+    grids = {number: motion_of_frame(path, frame) for number, frame in decoded}
+    if not grids:
+        raise VideoError(path, "no frame of it can be decoded")
+    return gather(grids, range(max(grids) + 1) if frames is None else frames)
+
+
+def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8], MotionField]:
+    """Reads frames and their motion in one decoding pass: uint8 `[T, H, W, 3]` RGB, and the field.
+
+    In the order asked; repeats are allowed. Raises `VideoError`.
+    """
+    to_rgb = RgbConverter()
+    images: dict[int, NDArray[np.uint8]] = {}
+    grids: dict[int, Grid] = {}
+    for number, frame in decode_frames(path, frames, export_vectors=True):
+        images[number], grids[number] = to_rgb(frame), motion_of_frame(path, frame)
+    return np.stack([images[int(number)] for number in frames]), gather(grids, frames)
+
+
+def motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
+    """The field of one decoded frame of a video: int16 `[h, w, 2]`, and whether it is valid."""
+    vectors = _vectors_of(frame)
+    # The decoder of MPEG-4 part 2 exports zeros in place of the motion of B-frames.
+    is_placeholder = frame.pict_type == PictureType.B and index_of(path).codec == "mpeg4"
+    if vectors is None or is_placeholder:
+        columns, rows = grid_size(frame.width, frame.height)
+        return np.zeros((rows, columns, 2), dtype=np.int16), False
+    return rasterise(vectors, frame.width, frame.height), True
+
+
+def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
+    """Puts the fields of single frames into the order asked; a frame without one is not valid."""
+    nothing = np.zeros_like(next(iter(grids.values()))[0]), False
+    chosen = [grids.get(int(number), nothing) for number in frames]
+    return MotionField(
+        np.stack([vectors for vectors, _ in chosen]),
+        np.array([valid for _, valid in chosen], dtype=np.bool_),
+    )
+
+
+def _vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:
+    side_data = frame.side_data.get("MOTION_VECTORS")
+    if side_data is None:
+        return None
+    # A copy: a view would keep the whole decoded picture in memory. Its bytes, because numpy copies
+    # a structure field by field, ten times slower.
+    return np.frombuffer(bytes(side_data), dtype=_VECTOR)

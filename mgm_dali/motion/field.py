@@ -1,19 +1,129 @@
-"""TEMP"""
+"""Motion as a field: one vector per 8x8 pixels, and how codec blocks are painted into it.
+
+T frames, H W pixels of the video, h = ceil(H / 8) and w = ceil(W / 8) cells.
+"""
+
 from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
-@dataclass(frozen=True)
+from numpy.typing import NDArray
+
+from mgm_dali.config import CELL_PIXELS
+
+__all__ = ["QUARTER_PELS", "MotionField", "grid_size", "paint", "rasterise"]
+
+QUARTER_PELS = 4
+"""Units of a stored vector per pixel."""
+
+
+@dataclass(frozen=True, eq=False)
 class MotionField:
-    vectors: np.ndarray
-    valid: np.ndarray
-    def pixels(self):
-        return self.vectors.astype(np.float32)/4
-def rasterise(mvs, width, height):
-    h,w=-(-height//8),-(-width//8)
-    out=np.zeros((h,w,2),np.int16)
-    for m in mvs:
-        if m["motion_scale"]==0: continue
-        s=-1 if m["source"]<0 else 1
-        v=(np.array([m["motion_x"],m["motion_y"]])*4*s)//m["motion_scale"]
-        x0=(m["dst_x"]-m["w"]//2)//8; y0=(m["dst_y"]-m["h"]//2)//8
-        out[max(y0,0):y0+max(m["h"]//8,1), max(x0,0):x0+max(m["w"]//8,1)]=v
-    return out
+    """The motion of some frames of one video.
+
+    `vectors`: int16 `[T, h, w, 2]`, (dx, dy) in quarter pixels of the source video: where the
+    content of a cell moved to minus where it came from, past to present. Cells without a block
+    (intra-coded ones) hold 0.
+    `valid`: bool `[T]`, False where the frame carries no vectors (I-frames); its cells hold 0.
+    """
+
+    vectors: NDArray[np.int16]
+    valid: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        shape = self.vectors.shape
+        if len(shape) != 4 or shape[-1] != 2 or self.vectors.dtype != np.int16:
+            found = f"{self.vectors.dtype} {list(shape)}"
+            raise ValueError(f"MotionField.vectors: expected int16 [T, h, w, 2], found {found}")
+        if self.valid.shape != shape[:1] or self.valid.dtype != np.bool_:
+            found = f"{self.valid.dtype} {list(self.valid.shape)}"
+            raise ValueError(f"MotionField.valid: expected bool [{shape[0]}], found {found}")
+
+    def __repr__(self) -> str:
+        shape = list(self.vectors.shape)
+        return f"MotionField(vectors=int16 {shape}, valid={int(self.valid.sum())} of {shape[0]})"
+
+    def pixels(self) -> NDArray[np.float32]:
+        """The vectors in pixels, float32 `[T, h, w, 2]`."""
+        return self.vectors.astype(np.float32) / np.float32(QUARTER_PELS)
+
+
+def grid_size(width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of the field of a video of this size: (w, h)."""
+    return -(-width // CELL_PIXELS), -(-height // CELL_PIXELS)
+
+
+def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int16]:
+    """Paints one frame's codec vectors into int16 `[h, w, 2]`, quarter pixels, past to present.
+
+    `vectors` is structured with libavcodec's field names. A codec's vector points from the block
+    to its reference. So its opposite is the motion since a past reference (`source` < 0), and the
+    vector itself the motion towards a future one (`source` > 0). Where a block has both, the longer
+    is taken: of the two, one is often a placeholder of zero. Codecs do not export how many frames
+    away the reference is, so vectors to far references are long. Holes (intra blocks) stay 0.
+    """
+    is_future = vectors["source"] > 0
+    scale = np.maximum(vectors["motion_scale"], 1).astype(np.int32)
+    factor = np.where(is_future, QUARTER_PELS, -QUARTER_PELS).astype(np.int32)
+    displacement = np.empty((len(vectors), 2), dtype=np.int32)
+    displacement[:, 0] = vectors["motion_x"] * factor // scale
+    displacement[:, 1] = vectors["motion_y"] * factor // scale
+    if not is_future.any():
+        return paint(vectors, displacement, width, height)
+    canvas = _Canvas(width, height)
+    corners = canvas.corners(vectors)
+    from_future = canvas.fill(corners[:, is_future], displacement[is_future])
+    from_past = canvas.fill(corners[:, ~is_future], displacement[~is_future])
+    is_longer = _squared_length(from_future) > _squared_length(from_past)
+    return np.where(is_longer[:, :, None], from_future, from_past)
+
+
+def paint(
+    blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, height: int
+) -> NDArray[np.int16]:
+    """Gives every cell the displacement `[N, 2]` of the block that covers it, int16 `[h, w, 2]`.
+
+    `blocks` (N of them) has `dst_x` and `dst_y` (the block's centre), `w` and `h`: 8 or 16 pixels,
+    aligned to 8. What reaches over the right or the lower border of the picture is cut.
+    """
+    canvas = _Canvas(width, height)
+    return canvas.fill(canvas.corners(blocks), displacement)
+
+
+class _Canvas:
+    """The cells of a picture, padded as codecs do: to whole macroblocks, interlaced to pairs."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.columns, self.rows = grid_size(width, height)
+        self.padded_columns, self.padded_rows = -(-self.columns // 2) * 2, -(-self.rows // 4) * 4
+
+    def corners(self, blocks: NDArray[Any]) -> NDArray[np.intp]:
+        """The cells at the corners of each block, `[4, N]`.
+
+        A block covers no other cells, as it is at most 16 pixels wide and high.
+        """
+        centre_x, half_width = blocks["dst_x"].astype(np.intp), blocks["w"].astype(np.intp) // 2
+        centre_y, half_height = blocks["dst_y"].astype(np.intp), blocks["h"].astype(np.intp) // 2
+        left = (centre_x - half_width) // CELL_PIXELS
+        right = (centre_x + half_width - 1) // CELL_PIXELS
+        top = (centre_y - half_height) // CELL_PIXELS * self.padded_columns
+        bottom = (centre_y + half_height - 1) // CELL_PIXELS * self.padded_columns
+        return np.stack((top + left, top + right, bottom + left, bottom + right))
+
+    def fill(self, corners: NDArray[np.intp], displacement: NDArray[np.int32]) -> NDArray[np.int16]:
+        block_at = np.zeros(self.padded_columns * self.padded_rows, dtype=np.intp)
+        numbers = np.arange(1, len(displacement) + 1)
+        for corner in corners:
+            np.put(block_at, corner, numbers, mode="clip")  # a broken stream may point outside
+        limit = np.iinfo(np.int16).max
+        colours = np.zeros((len(displacement) + 1, 2), dtype=np.int16)
+        colours[1:] = np.clip(displacement, -limit, limit)
+        painted = colours.take(block_at, axis=0)
+        painted = painted.reshape(self.padded_rows, self.padded_columns, 2)
+        return np.ascontiguousarray(painted[: self.rows, : self.columns])
+
+
+def _squared_length(vectors: NDArray[np.int16]) -> NDArray[np.int32]:
+    wide = vectors.astype(np.int32)
+    length: NDArray[np.int32] = wide[..., 0] ** 2 + wide[..., 1] ** 2
+    return length

@@ -23,6 +23,12 @@ def with_num_classes(config: RunConfig) -> RunConfig:
 
 def _fitting_classes(path: Path, num_classes: int | None) -> int:
     manifest = read_manifest(path)
+    if (manifest.labels < 0).any():
+        row = int((manifest.labels < 0).argmax())
+        raise UserError(
+            f"{path}: {manifest[row].path} has no label; index a folder with one sub-folder per "
+            "class, or a list with labels"
+        )
     num_classes = num_classes or len(manifest.class_names)
     if not num_classes:
         raise UserError(

@@ -1,10 +1,9 @@
 """DeepSpeed: joining the other ranks, and the engine that steps. The only file that imports it."""
 
+import atexit
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 
-__all__ = ["Engine", "World", "deepspeed_options", "joined_world"]
+__all__ = ["Engine", "World", "deepspeed_options", "join_world"]
 
 
 @dataclass(frozen=True)
@@ -42,28 +41,23 @@ class World:
         return value
 
 
-@contextmanager
-def joined_world(device: torch.device) -> Iterator[World]:
-    """The process group for as long as the block runs.
+def join_world(device: torch.device) -> World:
+    """Joins the other ranks, for the rest of this process's life.
 
     Ranks come from the launcher's environment (deepspeed, torchrun); without one, this process is
-    the whole world.
+    the whole world. A second call gives the same world: DeepSpeed cannot join twice.
     """
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-    if "RANK" not in os.environ:
-        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     deepspeed = _import_deepspeed(device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
-    try:
-        distributed = torch.distributed
-        yield World(distributed.get_rank(), distributed.get_world_size(), device)
-    finally:
-        torch.distributed.destroy_process_group()
-        if alone.items() <= os.environ.items():
-            for name in (*alone, "MASTER_ADDR", "MASTER_PORT"):
-                os.environ.pop(name, None)
+    distributed = torch.distributed
+    if not distributed.is_initialized():
+        if "RANK" not in os.environ:
+            os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
+            os.environ.update(LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+        atexit.register(distributed.destroy_process_group)
+    return World(distributed.get_rank(), distributed.get_world_size(), device)
 
 
 def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
@@ -135,7 +129,10 @@ class Engine:
 
     def full_weights(self) -> dict[str, Tensor]:
         """The float32 weights by name, on the host of every rank. All ranks must call it."""
-        optimizer, get_sharded = self._engine.optimizer, self._deepspeed.utils.safe_get_full_fp32_param
+        optimizer, get_sharded = (
+            self._engine.optimizer,
+            self._deepspeed.utils.safe_get_full_fp32_param,
+        )
         masters = {}
         if hasattr(optimizer, "fp32_groups"):  # bf16 without ZeRO: whole float32 copies
             for low_group, full_group in zip(
@@ -188,8 +185,7 @@ def _merge(ours: dict[str, Any], users: dict[str, Any], where: str) -> dict[str,
     return merged
 
 
-def _free_port() -> int:
+def _free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return str(probe.getsockname()[1])

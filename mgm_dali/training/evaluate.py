@@ -19,7 +19,7 @@ from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.classes import with_num_classes
-from mgm_dali.training.engine import World, joined_world
+from mgm_dali.training.engine import World, join_world
 from mgm_dali.training.log import RunLog
 from mgm_dali.video.manifest import Manifest
 
@@ -59,15 +59,15 @@ def evaluate(config: RunConfig) -> Verdict:
             f"{config.output_dir}: holds no weights to judge; set output_dir to a finetuned run, "
             "or model.init to weights"
         )
-    with joined_world(choose_device(config)) as world:
-        classifier = build_classifier(config.model)
-        report = load_pretrained(classifier, source)
-        if any(key.startswith("head.") for key in report.missing):
-            raise UserError(
-                f"{source}: has no classifier head for {config.model.num_classes} classes; "
-                "finetune it first, then evaluate the finetuned run"
-            )
-        return evaluate_network(config, classifier, world, str(report.source))
+    world = join_world(choose_device(config))
+    classifier = build_classifier(config.model)
+    report = load_pretrained(classifier, source)
+    if any(key.startswith("head.") for key in report.missing):
+        raise UserError(
+            f"{source}: has no classifier head for {config.model.num_classes} classes; "
+            "finetune it first, then evaluate the finetuned run"
+        )
+    return evaluate_network(config, classifier, world, str(report.source))
 
 
 def evaluate_network(config: RunConfig, network: nn.Module, world: World, weights: str) -> Verdict:
@@ -81,8 +81,12 @@ def evaluate_network(config: RunConfig, network: nn.Module, world: World, weight
         probabilities = _means(sums.cpu().numpy())
         verdict = judge(probabilities, loader.manifest, config, weights)
         if world.is_first:
-            _write_predictions(config.output_dir / "predictions.csv", probabilities, loader.manifest)
-            _write_whole(config.output_dir / "evaluation.json", json.dumps(asdict(verdict), indent=1))
+            _write_predictions(
+                config.output_dir / "predictions.csv", probabilities, loader.manifest
+            )
+            _write_whole(
+                config.output_dir / "evaluation.json", json.dumps(asdict(verdict), indent=1)
+            )
         log.line(
             f"top-1 {verdict.top1:.1%} (95% interval {verdict.top1_low:.1%} to "
             f"{verdict.top1_high:.1%}), top-5 {verdict.top5:.1%}, chance {verdict.chance:.1%}; "
@@ -162,9 +166,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
 
 
-def _write_predictions(
-    path: Path, probabilities: NDArray[np.float64], manifest: Manifest
-) -> None:
+def _write_predictions(path: Path, probabilities: NDArray[np.float64], manifest: Manifest) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("path", "label", "predicted", "probability"))

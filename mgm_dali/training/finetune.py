@@ -14,7 +14,7 @@ from mgm_dali.models import build_classifier, load_pretrained
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.training.classes import with_num_classes
-from mgm_dali.training.engine import Engine, joined_world
+from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.evaluate import evaluate_network
 from mgm_dali.training.loop import Task, train
 
@@ -24,39 +24,39 @@ __all__ = ["finetune"]
 def finetune(config: RunConfig) -> Path:
     """Trains a classifier, then judges it if `data.val` is set; the path of the final weights."""
     config = with_num_classes(config)
-    with joined_world(choose_device(config)) as world:
-        torch.manual_seed(config.seed)  # the same initial weights on every rank
-        classifier = build_classifier(config.model)
-        start = "random weights: model.init is not set"
-        if config.model.init:
-            start = str(load_pretrained(classifier, config.model.init))
-        tokens = classifier.grid.num_tokens
-        parameters = sum(p.numel() for p in classifier.parameters())
-        groups = param_groups_layer_decay(
-            classifier,
-            weight_decay=config.training.weight_decay,
-            no_weight_decay_list=tuple(classifier.no_weight_decay()),
-            layer_decay=config.training.layer_decay,
-        )
-        task = Task(
-            stage="finetune",
-            network=classifier,
-            groups=groups,
-            loss=_loss_function(config),
-            needs_motion=False,
-            description=[
-                f"weights    {start}",
-                f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
-                f"{config.model.num_classes} classes, "
-                f"{forward_gflops(config.model, tokens):.1f} GFLOPs a clip and forward pass",
-            ],
-        )
-        weights = train(config, task, world)
-        if config.data.val:
-            judged = build_classifier(config.model)  # the trained one may be rounded to bf16
-            load_pretrained(judged, weights)
-            evaluate_network(config, judged, world, str(weights))
-        return weights
+    world = join_world(choose_device(config))
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    classifier = build_classifier(config.model)
+    start = "random weights: model.init is not set"
+    if config.model.init:
+        start = str(load_pretrained(classifier, config.model.init))
+    tokens = classifier.grid.num_tokens
+    parameters = sum(p.numel() for p in classifier.parameters())
+    groups = param_groups_layer_decay(
+        classifier,
+        weight_decay=config.training.weight_decay,
+        no_weight_decay_list=tuple(classifier.no_weight_decay()),
+        layer_decay=config.training.layer_decay,
+    )
+    task = Task(
+        stage="finetune",
+        network=classifier,
+        groups=groups,
+        loss=_loss_function(config),
+        needs_motion=False,
+        description=[
+            f"weights    {start}",
+            f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
+            f"{config.model.num_classes} classes, "
+            f"{forward_gflops(config.model, tokens):.1f} GFLOPs a clip and forward pass",
+        ],
+    )
+    weights = train(config, task, world)
+    if config.data.val:
+        judged = build_classifier(config.model)  # the trained one may be rounded to bf16
+        load_pretrained(judged, weights)
+        evaluate_network(config, judged, world, str(weights))
+    return weights
 
 
 def _loss_function(config: RunConfig) -> Any:

@@ -1,7 +1,7 @@
 """What a run tells people: a progress bar on a terminal, plain lines everywhere else.
 
-    RUN/train.log        every line, with its time
-    RUN/skipped.csv      path,reason of clips that could not be read
+RUN/train.log        every line, with its time
+RUN/skipped.csv      path,reason of clips that could not be read
 """
 
 import csv

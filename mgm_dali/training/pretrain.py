@@ -12,7 +12,7 @@ from mgm_dali.masking import NEEDS_MOTION, PatchGrid, hidden_per_slice, make_mas
 from mgm_dali.models import build_autoencoder, load_pretrained
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.pipelines.placement import choose_device
-from mgm_dali.training.engine import Engine, joined_world
+from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.loop import Task, train
 
 __all__ = ["pretrain"]
@@ -20,37 +20,37 @@ __all__ = ["pretrain"]
 
 def pretrain(config: RunConfig) -> Path:
     """Trains an autoencoder as the config says; returns the path of its final weights."""
-    with joined_world(choose_device(config)) as world:
-        torch.manual_seed(config.seed)  # the same initial weights on every rank
-        autoencoder = build_autoencoder(config.model)
-        description = []
-        if config.model.init:
-            description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
-        grid = PatchGrid(*autoencoder.grid)
-        num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
+    world = join_world(choose_device(config))
+    torch.manual_seed(config.seed)  # the same initial weights on every rank
+    autoencoder = build_autoencoder(config.model)
+    description = []
+    if config.model.init:
+        description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
+    grid = PatchGrid(*autoencoder.grid)
+    num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
 
-        def loss(engine: Engine, batch: ClipBatch) -> Tensor:
-            mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config.mask)
-            result: Tensor = engine(batch.video, mask, num_hidden)
-            return result
+    def loss(engine: Engine, batch: ClipBatch) -> Tensor:
+        mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config.mask)
+        result: Tensor = engine(batch.video, mask, num_hidden)
+        return result
 
-        visible = grid.num_tokens - num_hidden
-        parameters = sum(p.numel() for p in autoencoder.parameters())
-        description += [
-            f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
-            f"{forward_gflops(config.model, visible):.1f} GFLOPs a clip and forward pass",
-            f"mask       {config.mask.strategy}, ratio {config.mask.ratio}: {num_hidden} of "
-            f"{grid.num_tokens} tokens hidden",
-        ]
-        groups = param_groups_weight_decay(
-            autoencoder, config.training.weight_decay, no_weight_decay_list=("mask_token",)
-        )
-        task = Task(
-            stage="pretrain",
-            network=autoencoder,
-            groups=groups,
-            loss=loss,
-            needs_motion=config.mask.strategy in NEEDS_MOTION,
-            description=description,
-        )
-        return train(config, task, world)
+    visible = grid.num_tokens - num_hidden
+    parameters = sum(p.numel() for p in autoencoder.parameters())
+    description += [
+        f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
+        f"{forward_gflops(config.model, visible):.1f} GFLOPs a clip and forward pass",
+        f"mask       {config.mask.strategy}, ratio {config.mask.ratio}: {num_hidden} of "
+        f"{grid.num_tokens} tokens hidden",
+    ]
+    groups = param_groups_weight_decay(
+        autoencoder, config.training.weight_decay, no_weight_decay_list=("mask_token",)
+    )
+    task = Task(
+        stage="pretrain",
+        network=autoencoder,
+        groups=groups,
+        loss=loss,
+        needs_motion=config.mask.strategy in NEEDS_MOTION,
+        description=description,
+    )
+    return train(config, task, world)

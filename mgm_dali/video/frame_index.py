@@ -11,6 +11,7 @@ streams have no trustworthy time stamps, so there frames are counted from 0 as t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -19,9 +20,9 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from mgm_dali.video.opening import OpenVideo, VideoError
+from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 
-__all__ = ["FrameIndex", "VideoPacket", "frame_index", "packets"]
+__all__ = ["FrameIndex", "VideoPacket", "frame_index", "index_of", "packets"]
 
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
@@ -49,9 +50,12 @@ class FrameIndex:
     one unless `ordinal`."""
     ordinal: bool
     """True if frames can only be found by counting them from the first one."""
+    codec: str
+    """libavcodec's name of the codec, such as h264."""
 
 
-_remembered: dict[tuple[str, int, int], FrameIndex] = {}
+Identity = tuple[str, int, int]
+_remembered: dict[Identity, FrameIndex] = {}
 
 
 def frame_index(video: OpenVideo) -> FrameIndex:
@@ -60,13 +64,25 @@ def frame_index(video: OpenVideo) -> FrameIndex:
     Remembered per process until the file changes. Leaves the reading position anywhere: seek
     before decoding. Raises `VideoError` if the video holds no packet.
     """
-    identity = video.identity()
+    identity = _identity(video.path)
     index = _remembered.get(identity)
     if index is None:
         index = _scan(video)
         if len(_remembered) >= MAX_REMEMBERED:
             _remembered.pop(next(iter(_remembered)), None)
         _remembered[identity] = index
+    return index
+
+
+def index_of(path: str | Path) -> FrameIndex:
+    """The index of a file that need not be open; costs next to nothing once remembered."""
+    try:
+        index = _remembered.get(_identity(Path(path)))
+    except OSError:
+        index = None  # opening it says what is wrong
+    if index is None:
+        with open_video(path) as video:
+            index = frame_index(video)
     return index
 
 
@@ -84,7 +100,7 @@ def packets(video: OpenVideo) -> Iterator[VideoPacket]:
 
 def _scan(video: OpenVideo) -> FrameIndex:
     if video.container.format.name in _WITHOUT_TIME_STAMPS:
-        return _counted()
+        return _counted(video)
     shown: list[int] = []
     keys: list[int] = []
     num_packets = 0
@@ -93,7 +109,7 @@ def _scan(video: OpenVideo) -> FrameIndex:
         if packet.pts is None:
             if packet.is_discard:
                 continue
-            return _counted()
+            return _counted(video)
         if packet.is_keyframe:
             keys.append(packet.pts)
         if not packet.is_discard:
@@ -104,12 +120,18 @@ def _scan(video: OpenVideo) -> FrameIndex:
         raise VideoError(video.path, "its edit list discards every frame")
     pts = np.unique(np.array(shown, dtype=np.int64))
     if len(pts) != len(shown):  # two packets at one time: time stamps do not name frames here
-        return _counted()
+        return _counted(video)
     # A stream without key frames (all intra refresh) is decoded from its first frame.
     key_pts = np.unique(np.array(keys or shown[:1], dtype=np.int64))
-    return FrameIndex(pts, key_pts, ordinal=False)
+    return FrameIndex(pts, key_pts, ordinal=False, codec=video.codec)
 
 
-def _counted() -> FrameIndex:
+def _counted(video: OpenVideo) -> FrameIndex:
     nothing = np.empty(0, dtype=np.int64)
-    return FrameIndex(nothing, nothing, ordinal=True)
+    return FrameIndex(nothing, nothing, ordinal=True, codec=video.codec)
+
+
+def _identity(path: Path) -> Identity:
+    """Changes whenever the file is replaced or rewritten."""
+    facts = path.stat()
+    return str(path.absolute()), facts.st_size, facts.st_mtime_ns

@@ -9,10 +9,13 @@ dozen arrays, not ten million objects: it pickles to worker processes in a momen
 """
 
 import csv
-import io
-from collections.abc import Iterable, Sequence
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +24,23 @@ from mgm_dali.errors import UserError
 
 __all__ = ["Manifest", "Video", "read_manifest", "write_manifest"]
 
+Number = TypeVar("Number", int, float)
+
+_ESCAPED = "surrogateescape"
+"""File names are bytes: those that are not UTF-8 travel through the CSV unharmed."""
+
 
 @dataclass(frozen=True)
 class Video:
     """One row of a manifest."""
 
     path: Path
-    """Absolute, or relative to the current folder if the manifest is."""
+    """Absolute, or relative to the current folder if the manifest's own path is."""
     label: int | None
     num_frames: int
     fps: float
     width: int
-    """Pixels of the coded frame, before any rotation tag."""
+    """Pixels as coded, before any rotation tag."""
     height: int
     codec: str
     """libavcodec's name, such as h264."""
@@ -42,13 +50,14 @@ class Video:
 COLUMNS = tuple(field.name for field in fields(Video))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
     """N videos in columns; `manifest[row]` is one `Video`."""
 
     path: Path
     """The CSV file."""
     class_names: tuple[str, ...]
+    """Empty if the labels have no names."""
     labels: NDArray[np.int64]
     """`[N]`, -1 where there is none."""
     num_frames: NDArray[np.int64]
@@ -60,19 +69,23 @@ class Manifest:
     codec_names: tuple[str, ...]
     durations_seconds: NDArray[np.float64]
     path_bytes: NDArray[np.uint8]
-    """All paths as written in the CSV, UTF-8, one behind the other."""
+    """All paths as written in the CSV, one behind the other."""
     path_ends: NDArray[np.int64]
     """`[N]`, where each path ends in `path_bytes`."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __iter__(self) -> Iterator[Video]:
+        return (self[row] for row in range(len(self)))
+
     def __getitem__(self, row: int) -> Video:
+        row = range(len(self))[row]
         start = self.path_ends[row - 1] if row else 0
-        name = bytes(self.path_bytes[start : self.path_ends[row]]).decode()
+        name = self.path_bytes[start : self.path_ends[row]].tobytes()
         label = int(self.labels[row])
         return Video(
-            path=self.path.parent / name,
+            path=self.path.parent / name.decode(errors=_ESCAPED),
             label=None if label < 0 else label,
             num_frames=int(self.num_frames[row]),
             fps=float(self.fps[row]),
@@ -81,6 +94,9 @@ class Manifest:
             codec=self.codec_names[self.codecs[row]],
             duration_seconds=float(self.durations_seconds[row]),
         )
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.path}, {len(self)} videos, {len(self.class_names)} class names)"
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -91,102 +107,125 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     path = Path(path)
     class_names = _read_class_names(path)
-    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    table = _Columns()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise UserError(
-                    f"{path}: its first line lacks {', '.join(lacking)}; a manifest is made by "
-                    "`mgm-dali index`"
-                )
+        with path.open(encoding="utf-8", errors=_ESCAPED, newline="") as file:
+            reader = csv.reader(file)
+            places = _places_of_columns(path, next(reader, []))
             for row in reader:
-                for name in COLUMNS:
-                    columns[name].append(row[name] or "")
+                if row:
+                    where = f"{path}:{reader.line_num}"
+                    if len(row) <= max(places):
+                        raise UserError(f"{where}: has {len(row)} fields, the first line has more")
+                    table.append(where, [row[place] for place in places], class_names)
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest; make one with `mgm-dali index`") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a manifest: {error}") from None
-    if not columns["path"]:
+    if not table.labels:
         raise UserError(f"{path}: lists no video; make it anew with `mgm-dali index`")
-    labels = _numbers(path, "label", [text or "-1" for text in columns["label"]], np.int64)
-    _check_labels(path, labels, class_names)
-    codec_names = tuple(sorted(set(columns["codec"])))
-    codec_places = {name: place for place, name in enumerate(codec_names)}
-    encoded = [text.encode() for text in columns["path"]]
-    return Manifest(
-        path=path,
-        class_names=class_names,
-        labels=labels,
-        num_frames=_numbers(path, "num_frames", columns["num_frames"], np.int64, least=1),
-        fps=_numbers(path, "fps", columns["fps"], np.float64),
-        widths=_numbers(path, "width", columns["width"], np.int32, least=1),
-        heights=_numbers(path, "height", columns["height"], np.int32, least=1),
-        codecs=np.array([codec_places[name] for name in columns["codec"]], np.int16),
-        codec_names=codec_names,
-        durations_seconds=_numbers(path, "duration_seconds", columns["duration_seconds"], np.float64),
-        path_bytes=np.frombuffer(b"".join(encoded), np.uint8),
-        path_ends=np.cumsum([len(name) for name in encoded], dtype=np.int64),
-    )
+    return table.manifest(path, class_names)
 
 
 def write_manifest(path: str | Path, videos: Iterable[Video], class_names: Sequence[str]) -> None:
     """Writes a manifest and its class names, each whole or not at all.
 
-    Paths inside the manifest's folder are written relative to it.
+    Paths inside the manifest's folder are written relative to it, others absolute.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent.resolve()
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for video in videos:
-        absolute = video.path.absolute()
-        inside = absolute.is_relative_to(folder)
-        values = [getattr(video, name) for name in COLUMNS]
-        values[0] = (absolute.relative_to(folder) if inside else absolute).as_posix()
-        values[1] = "" if video.label is None else video.label
-        writer.writerow(values)
+    folder = os.fspath(path.parent.absolute()) + "/"
     if class_names:
-        _write_whole(_class_file(path), "".join(f"{name}\n" for name in class_names))
-    _write_whole(path, table.getvalue())
+        with _whole_file(_class_file(path)) as file:
+            file.writelines(f"{name}\n" for name in class_names)
+    else:
+        _class_file(path).unlink(missing_ok=True)  # names of an older manifest would be wrong
+    with _whole_file(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for video in videos:
+            where = os.fspath(video.path.absolute()).removeprefix(folder)
+            label = "" if video.label is None else video.label
+            writer.writerow([where, label, *(getattr(video, name) for name in COLUMNS[2:])])
 
 
-def _numbers(
-    path: Path, name: str, texts: Sequence[str], dtype: type[np.generic], least: float | None = None
-) -> NDArray[np.generic]:
-    try:
-        values = np.array(texts, dtype=dtype) if texts else np.empty(0, dtype)
-        bad = [] if least is None else np.flatnonzero(values < least).tolist()
-    except ValueError:
-        bad = [row for row, text in enumerate(texts) if not _parses(text, dtype)]
-    if bad:
-        raise UserError(
-            f"{path}:{bad[0] + 2}: {name} is {texts[bad[0]]!r}, expected a number"
-            + ("" if least is None else f" of at least {least}")
+class _Columns:
+    """Rows as they are read, packed at once: a list of ten million objects would not fit."""
+
+    def __init__(self) -> None:
+        self.paths = bytearray()
+        self.path_ends = array("q")
+        self.labels = array("q")
+        self.num_frames = array("q")
+        self.fps = array("d")
+        self.widths = array("i")
+        self.heights = array("i")
+        self.codecs = array("h")
+        self.codec_names: dict[str, int] = {}
+        self.durations_seconds = array("d")
+
+    def append(self, where: str, row: Sequence[str], class_names: Sequence[str]) -> None:
+        path, label, num_frames, fps, width, height, codec, duration = row
+        if not path:
+            raise UserError(f"{where}: the path is empty")
+        self.paths += path.encode(errors=_ESCAPED)
+        self.path_ends.append(len(self.paths))
+        self.labels.append(_label(where, label, class_names))
+        self.num_frames.append(_number(where, "num_frames", num_frames, int, 1))
+        self.fps.append(_number(where, "fps", fps, float, 0))
+        self.widths.append(_number(where, "width", width, int, 1))
+        self.heights.append(_number(where, "height", height, int, 1))
+        self.codecs.append(self.codec_names.setdefault(codec, len(self.codec_names)))
+        self.durations_seconds.append(_number(where, "duration_seconds", duration, float, 0))
+
+    def manifest(self, path: Path, class_names: tuple[str, ...]) -> Manifest:
+        return Manifest(
+            path=path,
+            class_names=class_names,
+            labels=np.array(self.labels, dtype=np.int64),
+            num_frames=np.array(self.num_frames, dtype=np.int64),
+            fps=np.array(self.fps, dtype=np.float64),
+            widths=np.array(self.widths, dtype=np.int32),
+            heights=np.array(self.heights, dtype=np.int32),
+            codecs=np.array(self.codecs, dtype=np.int16),
+            codec_names=tuple(self.codec_names),
+            durations_seconds=np.array(self.durations_seconds, dtype=np.float64),
+            path_bytes=np.frombuffer(bytes(self.paths), dtype=np.uint8),
+            path_ends=np.array(self.path_ends, dtype=np.int64),
         )
-    return values
 
 
-def _parses(text: str, dtype: type[np.generic]) -> bool:
-    try:
-        np.array([text], dtype=dtype)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_labels(path: Path, labels: NDArray[np.int64], class_names: Sequence[str]) -> None:
-    too_high = np.flatnonzero(labels >= len(class_names)) if class_names else np.empty(0, int)
-    wrong = np.concatenate((np.flatnonzero(labels < -1), too_high))
-    if len(wrong):
-        row = int(wrong[0])
+def _places_of_columns(path: Path, header: list[str]) -> list[int]:
+    names = [name.strip().removeprefix("\ufeff") for name in header]  # Excel writes a mark
+    lacking = [name for name in COLUMNS if name not in names]
+    if lacking:
         raise UserError(
-            f"{path}:{row + 2}: label {labels[row]} is none of the {len(class_names)} classes in "
-            f"{_class_file(path).name} (they count from 0); correct one of the two"
+            f"{path}: its first line lacks {', '.join(lacking)}; a manifest is made by "
+            "`mgm-dali index`"
         )
+    return [names.index(name) for name in COLUMNS]
+
+
+def _number(where: str, name: str, text: str, kind: Callable[[str], Number], least: int) -> Number:
+    try:
+        value = kind(text)
+        if least <= value < 2**31:
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"{where}: {name} is {text!r}, expected a number of at least {least}")
+
+
+def _label(where: str, text: str, class_names: Sequence[str]) -> int:
+    if not text:
+        return -1
+    label = _number(where, "label", text, int, 0)
+    if class_names and label >= len(class_names):
+        raise UserError(
+            f"{where}: label {label} is none of the {len(class_names)} named classes (they count "
+            "from 0); correct it, or the .classes.txt beside the manifest"
+        )
+    return label
 
 
 def _class_file(path: Path) -> Path:
@@ -195,12 +234,19 @@ def _class_file(path: Path) -> Path:
 
 def _read_class_names(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(_class_file(path).read_text(encoding="utf-8").splitlines())
+        text = _class_file(path).read_text(encoding="utf-8", errors=_ESCAPED)
     except FileNotFoundError:
         return ()
+    return tuple(text.removesuffix("\n").split("\n")) if text else ()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+@contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only once it is complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors=_ESCAPED, newline="") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

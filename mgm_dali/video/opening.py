@@ -57,11 +57,6 @@ class OpenVideo:
         self.codec = stream.codec_context.codec.canonical_name
         """Codec by libavcodec's name, such as h264, whichever decoder implements it."""
 
-    def identity(self) -> tuple[str, int, int]:
-        """Changes whenever the file is replaced or rewritten."""
-        facts = self.path.stat()
-        return str(self.path.absolute()), facts.st_size, facts.st_mtime_ns
-
 
 @contextmanager
 def open_video(

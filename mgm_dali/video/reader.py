@@ -1,32 +1,27 @@
 """Reads frames of a video by number, exactly and without decoding more than is needed.
 
-    key frames        K . . . . . . . . K . . . . . . . . K
-    wanted            . . . x . x . . . . . . x . x . . . .
-    runs              |-------|         |---------|
-
-Each run starts at its key frame and ends with its last wanted frame; in between, frames that
-neither are wanted nor serve others are parsed but not decoded. Pixels are as coded: rotation tags,
-pixel aspect ratios and colour tags are ignored, the same everywhere in this project.
+Pixels are as coded: rotation tags, pixel aspect ratios and colour tags are ignored, the same
+everywhere in this project.
 
 T frames, H W pixels. Raises `VideoError` for anything that is wrong with a file.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile, groupby
-from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.video.frame_index import FrameIndex, VideoPacket, frame_index, packets
+from mgm_dali.video.frame_index import FrameIndex, frame_index, index_of, packets
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 from mgm_dali.video.rgb import RgbConverter
+from mgm_dali.video.seeking import NumberedFrame, and_flush, decode_by_seeking, decode_packet
 
 __all__ = [
     "FrameIndex",
+    "FrameNumbers",
     "VideoError",
     "VideoFacts",
     "decode_all_frames",
@@ -36,10 +31,8 @@ __all__ = [
     "read_frames",
 ]
 
-NumberedFrame = tuple[int, av.VideoFrame]
+FrameNumbers = Sequence[int] | NDArray[np.integer[Any]]
 
-# Decoders that leave every kept frame exact when told to skip frames that no other needs.
-_CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 # Where one packet is one frame; elsewhere `probe` counts by decoding.
 _CONTAINERS_OF_FRAMES = frozenset({"mov", "matroska", "flv"})
 _CODECS_WITH_HIDDEN_FRAMES = frozenset({"vp8", "vp9", "av1"})
@@ -66,15 +59,14 @@ def index_frames(path: str | Path) -> FrameIndex:
     Where frames can only be counted (`index.ordinal`) the whole video is decoded and `pts` holds
     0, 1, 2, ... Raises `VideoError` if the file cannot be opened or shows no frame.
     """
-    with open_video(path) as video:
-        index = frame_index(video)
+    index = index_of(path)
     if not index.ordinal:
         return index
     count = sum(1 for _ in decode_all_frames(path))
     if not count:
         raise VideoError(path, "no frame of it can be decoded")
     numbers = np.arange(count, dtype=np.int64)
-    return FrameIndex(numbers, numbers[:1], ordinal=True)
+    return FrameIndex(numbers, numbers[:1], ordinal=True, codec=index.codec)
 
 
 def probe(path: str | Path) -> VideoFacts:
@@ -113,7 +105,7 @@ def probe(path: str | Path) -> VideoFacts:
 
 def decode_frames(
     path: str | Path,
-    numbers: Iterable[int],
+    numbers: FrameNumbers,
     *,
     export_vectors: bool = False,
     loop_filter: bool = True,
@@ -125,7 +117,7 @@ def decode_frames(
 
     Raises `VideoError` if a number is not in the video or its frame cannot be decoded.
     """
-    wanted = sorted(set(numbers))
+    wanted = sorted({int(number) for number in numbers})
     if not wanted or wanted[0] < 0:
         raise VideoError(path, f"frame numbers must be 0 or more, found {wanted[:1]}")
     return _of_one_size(path, _decode_wanted(path, wanted, export_vectors, loop_filter))
@@ -138,14 +130,14 @@ def decode_all_frames(
     return _of_one_size(path, _decode_all(path, export_vectors, loop_filter))
 
 
-def read_frames(path: str | Path, numbers: Sequence[int]) -> NDArray[np.uint8]:
+def read_frames(path: str | Path, numbers: FrameNumbers) -> NDArray[np.uint8]:
     """Reads frames as uint8 `[T, H, W, 3]`, RGB, in the order asked; repeats are allowed.
 
     Raises `VideoError` if a frame is missing or the size of the picture changes between them.
     """
     to_rgb = RgbConverter()
     images = {number: to_rgb(frame) for number, frame in decode_frames(path, numbers)}
-    return np.stack([images[number] for number in numbers])
+    return np.stack([images[int(number)] for number in numbers])
 
 
 def _packets_may_hide_frames(video: OpenVideo) -> bool:
@@ -166,11 +158,10 @@ def _of_one_size(path: str | Path, frames: Iterator[NumberedFrame]) -> Iterator[
 def _decode_all(
     path: str | Path, export_vectors: bool, loop_filter: bool
 ) -> Iterator[NumberedFrame]:
-    with open_video(path) as video:
-        index = frame_index(video)
+    index = index_of(path)
     with open_video(path, export_vectors=export_vectors, loop_filter=loop_filter) as video:
         frames = (
-            frame for packet in _and_flush(packets(video)) for frame in _decode(video, packet)
+            frame for packet in and_flush(packets(video)) for frame in decode_packet(video, packet)
         )
         if index.ordinal:
             yield from enumerate(frames)
@@ -191,7 +182,7 @@ def _decode_wanted(
             num_frames = len(index.pts)
             if wanted[-1] >= num_frames:
                 raise _no_such_frame(path, wanted[-1], num_frames)
-            for number, frame in _decode_by_seeking(video, index, wanted):
+            for number, frame in decode_by_seeking(video, index, wanted):
                 yield number, frame
                 wanted = wanted[1:]
     if not wanted:
@@ -208,78 +199,6 @@ def _decode_wanted(
         raise _no_such_frame(path, wanted[0], number + 1)
     which = f"frame {wanted[0]} of {num_frames}" if wanted[0] else "its first frame"
     raise VideoError(path, f"{which} cannot be decoded: broken, cut off or without a key frame")
-
-
-def _decode_by_seeking(
-    video: OpenVideo, index: FrameIndex, wanted: list[int]
-) -> Iterator[NumberedFrame]:
-    """Decodes wanted frames run by run, and ends early at one that is missing.
-
-    A demuxer may seek by decoding time and land one key frame late, and an open group of pictures
-    may need the key frame before its own: so each run has a second try from there.
-    """
-    # libavcodec learns from the first packet alone whether an old x264 made these; without it,
-    # all later groups of pictures decode wrongly.
-    if video.codec == "h264" and "444" in (video.stream.codec_context.pix_fmt or ""):
-        return
-    for nearest, run in _split_into_runs(index, wanted):
-        for key in (nearest, nearest - 1):
-            for number, frame in _decode_from(video, index, max(key, 0), run):
-                if number != run[0]:
-                    break
-                yield number, frame
-                run = run[1:]
-            if not run:
-                break
-        else:
-            return
-
-
-def _split_into_runs(index: FrameIndex, wanted: list[int]) -> Iterator[tuple[int, list[int]]]:
-    """Groups wanted frames by the key frame from which they are decoded: (its rank, frames)."""
-    keys = np.searchsorted(index.key_pts, index.pts[wanted], side="right") - 1
-    for key, pairs in groupby(zip(keys.tolist(), wanted, strict=True), key=itemgetter(0)):
-        yield key, [number for _, number in pairs]
-
-
-def _decode_from(
-    video: OpenVideo, index: FrameIndex, key: int, wanted: list[int]
-) -> Iterator[NumberedFrame]:
-    """Decodes from a key frame until every wanted frame is out."""
-    number_at = {int(index.pts[number]): number for number in wanted}
-    start_pts = int(index.key_pts[key])
-    context = video.stream.codec_context
-    may_skip = video.codec in _CODECS_THAT_SKIP
-    try:
-        video.container.seek(start_pts, stream=video.stream)
-    except av.FFmpegError:
-        return
-    # Some demuxers land a little before the key frame, where nothing can be decoded rightly.
-    stream = dropwhile(lambda p: not p.is_keyframe and p.pts != start_pts, packets(video))
-    for packet in _and_flush(stream):
-        needed = packet is None or packet.pts in number_at or not may_skip
-        context.skip_frame = "DEFAULT" if needed else "NONREF"
-        for frame in _decode(video, packet):
-            if frame.pts == start_pts and not frame.key_frame:
-                return  # the container lies about its key frames
-            if frame.pts in number_at:
-                yield number_at.pop(frame.pts), frame
-        if not number_at:
-            return
-
-
-def _and_flush(stream: Iterator[VideoPacket]) -> Iterator[VideoPacket | None]:
-    """Ends with None, at which the decoder hands out the frames that it still holds."""
-    yield from stream
-    yield None
-
-
-def _decode(video: OpenVideo, packet: VideoPacket | None) -> list[av.VideoFrame]:
-    """The frames that this packet releases; none if it is broken, so that later ones survive."""
-    try:
-        return video.stream.codec_context.decode(packet)
-    except av.FFmpegError:
-        return []
 
 
 def _no_such_frame(path: str | Path, number: int, num_frames: int) -> VideoError:

@@ -1,0 +1,254 @@
+"""`mgm-dali demo`: the whole line once, on videos made for it, in a few minutes on two CPU cores.
+
+    videos -> index -> motion store -> pretrain (MGM) -> finetune -> evaluate -> report/index.html
+
+Nothing here is special: every step is the one that its command runs. Started again, the demo goes
+on where it stopped.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mgm_dali.config import RunConfig
+from mgm_dali.data_commands import extract_motion, index_videos, progress_bar, say
+from mgm_dali.demo_videos import DEMO_CLASSES, make_demo_videos
+from mgm_dali.motion.extract import ExtractReport
+from mgm_dali.report.charts import draw_losses
+from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
+from mgm_dali.report.saving import save_figure
+from mgm_dali.report.show import show_run, show_video
+from mgm_dali.training.evaluate import Verdict
+from mgm_dali.training.finetune import finetune
+from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.pretrain import pretrain
+from mgm_dali.video.manifest import Manifest, read_manifest
+
+__all__ = ["demo_configs", "run_demo"]
+
+NUM_VIDEOS = 1500
+VAL_SHARE = 0.2
+SIDE_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """How long the parts took."""
+
+    videos: float
+    pretrain: float
+    finetune: float
+
+
+def run_demo(out: Path) -> Path:
+    """Runs everything below `out`; returns the report's page. Raises what the commands raise."""
+    workers = max(1, min(8, len(os.sched_getaffinity(0))))
+    started = time.perf_counter()
+    say(f"demo: making {NUM_VIDEOS} videos of {len(DEMO_CLASSES)} kinds of motion in {out}")
+    with progress_bar("making videos") as advance:
+        make_demo_videos(
+            out / "videos",
+            NUM_VIDEOS,
+            seed=0,
+            side_pixels=SIDE_PIXELS,
+            num_workers=workers,
+            progress=advance,
+        )
+    train, val = out / "videos.csv", out / "videos-val.csv"
+    index_videos(out / "videos", train, val_share=VAL_SHARE, num_workers=workers)
+    stores = [
+        extract_motion(
+            manifest, out / "motion", without_vectors="block_matching", num_workers=workers
+        )
+        for manifest in (train, val)
+    ]
+    made = time.perf_counter()
+    pretraining, finetuning = demo_configs(out)
+    pretrain(pretraining)
+    pretrained = time.perf_counter()
+    finetune(finetuning)
+    seconds = _Seconds(made - started, pretrained - made, time.perf_counter() - pretrained)
+    page = _write_report(out, stores, seconds)
+    say(f"demo: done in {time.perf_counter() - started:.0f} s; open {page}")
+    return page
+
+
+def demo_configs(out: Path) -> tuple[RunConfig, RunConfig]:
+    """The pretraining and the finetuning run of the demo."""
+    common = {
+        # NVDEC takes no frames as small as these.
+        "decode": "cpu",
+        "data": {
+            "train": out / "videos.csv",
+            "val": out / "videos-val.csv",
+            "motion_store": out / "motion",
+            "num_workers": 1,
+        },
+        "clip": {"stride_frames": 2},
+        # Left and right are classes here: no clip may be mirrored.
+        "augment": {"crop": "center", "flip": False},
+    }
+    network = {"name": "vit_micro", "num_frames": 16, "image_size": SIDE_PIXELS}
+    optimiser = {
+        "precision": "fp32",
+        "checkpoint_every_steps": 500,
+        "keep_checkpoints": 1,
+        "log_every_steps": 20,
+    }
+    pretraining = {
+        **common,
+        "output_dir": out / "pretrain",
+        "mask": {"strategy": "motion_guided", "ratio": 0.75},
+        "model": {**network, "decoder_depth": 2},
+        "training": {
+            **optimiser,
+            "epochs": 2,
+            "batch_size": 16,
+            "base_lr": 1.6e-2,
+            "warmup_epochs": 0.2,
+        },
+    }
+    finetuning = {
+        **common,
+        "output_dir": out / "finetune",
+        "model": {**network, "init": out / "pretrain"},
+        "training": {
+            **optimiser,
+            "epochs": 8,
+            "batch_size": 16,
+            "base_lr": 2.4e-2,
+            "warmup_epochs": 0.5,
+            "betas": (0.9, 0.999),
+        },
+        "evaluation": {"num_segments": 2, "num_crops": 1, "batch_size": 32},
+    }
+    return RunConfig.model_validate(pretraining), RunConfig.model_validate(finetuning)
+
+
+def _write_report(out: Path, stores: list[ExtractReport], seconds: _Seconds) -> Path:
+    folder = out / "report"
+    verdict = json.loads((out / "finetune" / "evaluation.json").read_text(encoding="utf-8"))
+    verdict = Verdict(**verdict)
+    val = read_manifest(out / "videos-val.csv")
+    show_video(_first_of_codec(val, "h264"), folder)
+    pictures = show_run(out / "pretrain", folder)
+    curves = {name: _loss_curve(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
+    save_figure(draw_losses({"pretraining": curves["pretrain"]}), folder / "loss.png")
+    show_run(out / "finetune", folder / "finetune")
+    report = Report(
+        title="Motion-guided masking, once through",
+        summary=(
+            "A small network was pretrained by hiding what moves and predicting it, then finetuned "
+            "to name the motion, on videos made for this page. It shows that every part works "
+            "together and learns; it is far too small to compare masks with one another."
+        ),
+        key_figures=_key_figures(out, verdict, seconds),
+        sections=(
+            _data_section(out, stores),
+            _mask_section(),
+            _pretraining_section([path.name for path in pictures]),
+            _finetuning_section(verdict),
+        ),
+    )
+    return write_report(folder, report)
+
+
+def _key_figures(out: Path, verdict: Verdict, seconds: _Seconds) -> tuple[KeyFigure, ...]:
+    interval = f"95% interval {verdict.top1_low:.0%} to {verdict.top1_high:.0%}"
+    speed = np.median([m["clips_per_second"] for m in _metrics(out / "finetune")])
+    return (
+        KeyFigure("accuracy", f"{verdict.top1:.0%}", f"{interval}; chance {verdict.chance:.0%}"),
+        KeyFigure(
+            "videos judged", f"{verdict.num_videos}", f"{verdict.views_per_video} views each"
+        ),
+        KeyFigure("finetuning speed", f"{speed:.0f} clips/s", "decoding, augmentation, training"),
+        KeyFigure(
+            "time",
+            f"{seconds.videos + seconds.pretrain + seconds.finetune:.0f} s",
+            f"data {seconds.videos:.0f}, pretraining {seconds.pretrain:.0f}, "
+            f"finetuning {seconds.finetune:.0f}",
+        ),
+    )
+
+
+def _data_section(out: Path, stores: list[ExtractReport]) -> Section:
+    manifests = [read_manifest(out / name) for name in ("videos.csv", "videos-val.csv")]
+    rows = []
+    for codec in sorted({name for manifest in manifests for name in manifest.codec_names}):
+        counts = [str(_count(manifest, codec)) for manifest in manifests]
+        estimated = sum(store.without_vectors.get(codec, 0) for store in stores)
+        rows.append((codec, *counts, "block matching" if estimated else "the codec's own vectors"))
+    rejected = (out / "videos-rejected.csv").read_text(encoding="utf-8").splitlines()[1:]
+    return Section(
+        "What the data are",
+        "Textured shapes move over textured, drifting backgrounds; the class is the motion alone. "
+        "A few files use codecs that carry no motion vectors: their motion was estimated. "
+        f"{len(rejected)} broken file was found while indexing and listed apart: {rejected[0]}",
+        pictures=(
+            Picture("motion.png", "Motion vectors as the codec stored them.", "Frames with arrows"),
+        ),
+        table=Table(("codec", "training videos", "test videos", "motion from"), tuple(rows)),
+    )
+
+
+def _mask_section() -> Section:
+    return Section(
+        "What is hidden",
+        "Each column is one slice of two frames. Motion-guided masking puts its rectangle over the "
+        "strongest motion; the others do not look at the video.",
+        pictures=(
+            Picture("masks.png", "Masks of every strategy on one clip.", "Frames under masks"),
+            Picture("masks.gif", "The clip, then under each mask in turn.", "Moving frames"),
+        ),
+    )
+
+
+def _pretraining_section(names: list[str]) -> Section:
+    reconstructions = tuple(
+        Picture(name, "A test clip, what the network saw of it, and what it made.", "Three rows")
+        for name in names
+        if name.startswith("reconstruction")
+    )
+    return Section(
+        "Pretraining",
+        "The loss is the squared error of the hidden patches' normalised pixels; predicting the "
+        "mean gives about 1. Brightness and contrast of hidden patches are guessed from visible "
+        "ones, not taken from the original.",
+        pictures=(Picture("loss.png", "Loss by step.", "A falling curve"), *reconstructions),
+    )
+
+
+def _finetuning_section(verdict: Verdict) -> Section:
+    return Section(
+        "Finetuning",
+        f"{verdict.num_videos} videos that were never trained on, {verdict.views_per_video} views "
+        f"each: {verdict.top1:.1%} right, where guessing gives {verdict.chance:.1%}.",
+        pictures=(
+            Picture("finetune/loss.png", "Cross-entropy by step.", "A falling curve"),
+            Picture("finetune/confusion.png", "Which class is taken for which.", "A matrix"),
+        ),
+    )
+
+
+def _loss_curve(path: Path) -> tuple[list[float], list[float]]:
+    metrics = read_metrics(path)
+    return [m["step"] for m in metrics], [m["loss"] for m in metrics]
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    return read_metrics(run / "metrics.jsonl")
+
+
+def _first_of_codec(manifest: Manifest, codec: str) -> Path:
+    rows = (manifest[row] for row in range(len(manifest)))
+    return next(video.path for video in rows if video.codec == codec)
+
+
+def _count(manifest: Manifest, codec: str) -> int:
+    if codec not in manifest.codec_names:
+        return 0
+    return int((manifest.codecs == manifest.codec_names.index(codec)).sum())

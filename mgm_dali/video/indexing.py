@@ -1,0 +1,211 @@
+"""From a folder or a list of files to the rows of a manifest; every file is opened and judged.
+
+folder   SOURCE/<class>/.../clip.mp4      the class is the top sub-folder; names are sorted
+         SOURCE/clip.mp4                  a video without a label
+list     some folder/clip.mp4 12          the label comes last; a comma before it will do too
+         clip.mp4                         a video without a label
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mgm_dali.errors import UserError
+from mgm_dali.video.manifest import Video
+from mgm_dali.video.reader import VideoFacts, probe
+from mgm_dali.video.workers import Failure, run_in_workers
+
+__all__ = ["VIDEO_SUFFIXES", "IndexReport", "index_source", "split_train_val"]
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .flv .mpg .mpeg .m2v .ts .mts .m2ts .vob .3gp .ogv .asf .wmv "
+    ".mxf .nut .rm .h264 .264 .hevc .h265 .265 .ivf .obu".split()
+)
+"""Files that are taken for videos, in capitals too."""
+
+BYTES_PER_TIMEOUT = 64 << 20
+"""A longer file has the time-out once for each of these: some can only be decoded to the end."""
+
+_LIST_LINE = re.compile(r"(?P<path>.+?)(?:\s+|\s*,\s*)(?P<label>\d{1,9})")
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What was found in a source."""
+
+    videos: list[Video]
+    """Readable ones, in the order of the paths or of the list."""
+    class_names: list[str]
+    """Of a folder; a list has numbers only."""
+    rejected: list[tuple[Path, str]]
+    """Files that cannot be used, each with the reason."""
+    ignored: int
+    """Files of a folder that are hidden or whose suffix is not one of a video."""
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Files that might be videos, with their labels."""
+
+    files: list[tuple[Path, int | None]]
+    class_names: list[str]
+    ignored: int
+
+
+def index_source(
+    source: Path,
+    *,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+    timeout_seconds: float = 60,
+) -> IndexReport:
+    """Opens every video of a folder or a list in worker processes.
+
+    A file that cannot be read, takes longer than `timeout_seconds` (for each 64 MiB), or crashes
+    its reader is rejected; the others are not affected. `progress(done, total)` is called after
+    every file. The report depends on the files alone, not on the number of workers or on timing.
+
+    Raises `UserError` if the source does not exist or a line of the list cannot be understood.
+    """
+    found = _candidates_in_folder(source) if source.is_dir() else _candidates_in_list(source)
+    paths = [path for path, _ in found.files]
+    problems = [_problem_of_name(path) for path in paths]
+    sound = [place for place, problem in enumerate(problems) if problem is None]
+    facts: dict[int, VideoFacts] = {}
+    outcomes = run_in_workers(
+        probe,
+        [paths[place] for place in sound],
+        num_workers=num_workers,
+        seconds_allowed=lambda path: timeout_seconds * max(1.0, _size(path) / BYTES_PER_TIMEOUT),
+    )
+    for done, (number, outcome) in enumerate(outcomes, len(paths) - len(sound) + 1):
+        if isinstance(outcome, Failure):
+            problems[sound[number]] = outcome.reason
+        else:
+            facts[sound[number]] = outcome
+        if progress is not None:
+            progress(done, len(paths))
+    videos = [
+        Video(path=path, label=label, **vars(facts[place]))
+        for place, (path, label) in enumerate(found.files)
+        if place in facts
+    ]
+    rejected = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
+    return IndexReport(videos, found.class_names, rejected, found.ignored)
+
+
+def split_train_val(
+    videos: Sequence[Video], val_share: float, seed: int
+) -> tuple[list[Video], list[Video]]:
+    """Parts videos into (train, val), class by class, each in the order given.
+
+    Every class keeps at least one video in train. What rounding takes from one class, the next one
+    gives, so that `val_share` holds for the whole even where classes are small.
+    """
+    if not 0 <= val_share < 1:
+        raise UserError(f"share of validation videos: found {val_share}, expected 0 to below 1")
+    rows_of_class = defaultdict(list)
+    for row, video in enumerate(videos):
+        rows_of_class[-1 if video.label is None else video.label].append(row)
+    rng = np.random.default_rng(seed)
+    chosen: set[int] = set()
+    owed = 0.0
+    for _, rows in sorted(rows_of_class.items()):
+        owed += val_share * len(rows)
+        taken = min(int(owed + 0.5), len(rows) - 1)
+        owed = min(owed - taken, 1.0)  # no class has to give for many that are too small to give
+        chosen.update(rng.permutation(rows)[:taken].tolist())
+    train = [video for row, video in enumerate(videos) if row not in chosen]
+    return train, [videos[row] for row in sorted(chosen)]
+
+
+def _candidates_in_folder(source: Path) -> _Candidates:
+    unlabelled: list[tuple[Path, int | None]] = []
+    of_class: dict[str, list[Path]] = {}
+    ignored = 0
+    for path in _files_below(source):
+        inside = path.relative_to(source)
+        if path.suffix.lower() not in VIDEO_SUFFIXES or inside.name.startswith("."):
+            ignored += 1
+        elif len(inside.parts) == 1 or _problem_of_name(path):
+            unlabelled.append((path, None))
+        else:
+            of_class.setdefault(inside.parts[0], []).append(path)
+    class_names = sorted(of_class)
+    labelled = [(path, label) for label, name in enumerate(class_names) for path in of_class[name]]
+    return _Candidates(unlabelled + labelled, class_names, ignored)
+
+
+def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """All files in a fixed order; links are followed unless they lead back up."""
+    try:
+        facts = folder.stat()
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    above |= {(facts.st_dev, facts.st_ino)}
+    for name in names:
+        path = folder / name
+        if not path.is_dir():
+            yield path
+        elif not name.startswith("."):
+            target = path.stat()
+            if (target.st_dev, target.st_ino) not in above:
+                yield from _files_below(path, above)
+
+
+def _candidates_in_list(source: Path) -> _Candidates:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such folder or list of videos") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{source}: is neither a folder nor a list of videos in UTF-8: {error}"
+        ) from None
+    return _Candidates(list(_parse_list(source, lines)), [], 0)
+
+
+def _parse_list(source: Path, lines: Iterable[str]) -> Iterator[tuple[Path, int | None]]:
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or (number == 1 and line == "path,label"):
+            continue
+        parts = _LIST_LINE.fullmatch(line)
+        if parts is not None:
+            name, label = parts["path"], int(parts["label"])
+        elif Path(line.strip('"')).suffix.lower() in VIDEO_SUFFIXES:
+            name, label = line, None
+        else:
+            raise UserError(
+                f"{source}:{number}: found {line[:200]!r}, expected `path label` or `path,label` "
+                "with a whole number as the label, or the path of a video alone"
+            )
+        if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV writers protect a path
+            name = name[1:-1].replace('""', '"')
+        yield source.parent / name, label
+
+
+def _problem_of_name(path: Path) -> str | None:
+    """Why a file cannot stand in a manifest, whatever it holds."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return f"its suffix {path.suffix!r} is none of {' '.join(sorted(VIDEO_SUFFIXES))}"
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    if "\n" in str(path) or "\r" in str(path):
+        return "its name holds a line break; rename it"
+    return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # the probe will say what is wrong with it

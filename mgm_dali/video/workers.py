@@ -1,0 +1,204 @@
+"""Worker processes that may hang or crash: one bad file costs one process, never the run.
+
+    caller   item 3 -> [process A] -> (3, result)
+             item 4 -> [process B]    hangs: killed, (4, Failure); a new process takes item 5
+
+Libraries written in C read other people's files here. What no exception can end, a kill can.
+"""
+
+import contextlib
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+from mgm_dali.errors import UserError
+from mgm_dali.video.opening import VideoError
+
+__all__ = ["Failure", "leave_with_parent", "run_in_workers"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that has no result, and why."""
+
+    reason: str
+
+
+def run_in_workers(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    num_workers: int,
+    seconds_allowed: Callable[[Item], float],
+) -> Iterator[tuple[int, Result | Failure]]:
+    """Calls `function` for every item in spawned processes; yields (place in `items`, outcome).
+
+    Outcomes come as they are ready, so that none waits for a slow one before it. An item fails if
+    the function raises, if its process dies, or after the seconds that it is allowed. Less than one
+    worker counts as one. The processes end with the iteration, or with this process.
+
+    Raises `UserError` if a process ends before it has begun to work.
+    """
+    places = iter(range(len(items)))
+    workers = [_Worker(function) for _ in range(min(max(num_workers, 1), len(items)))]
+    try:
+        for worker in workers:
+            place = next(places)
+            worker.give(place, items[place], seconds_allowed(items[place]))
+        busy = list(workers)
+        while busy:
+            for worker in _with_news(busy):
+                outcome = worker.outcome()
+                if outcome is None:
+                    continue
+                done = worker.place
+                place = next(places, -1)
+                if place < 0:
+                    busy.remove(worker)
+                else:  # first this, then the caller: both work at the same time
+                    worker.give(place, items[place], seconds_allowed(items[place]))
+                yield done, outcome
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def leave_with_parent() -> None:
+    """Makes this worker process end when its parent does, however the parent ends.
+
+    Also leaves Ctrl-C, which reaches all processes of a terminal, to the parent.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker process has a parent to leave with"
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getppid() != parent.pid:  # it died before the tie was made
+        os._exit(1)
+
+
+class _Worker(Generic[Item, Result]):
+    """One process, started anew whenever it was lost, and the item that it has in hand."""
+
+    def __init__(self, function: Callable[[Item], Result]) -> None:
+        self.function = function
+        self.place = -1
+        self.deadline = math.inf
+        self.connection: Connection[Any, Any] | None = None
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self._seconds = 0.0
+        self._started = False
+
+    def give(self, place: int, item: Item, seconds: float) -> None:
+        """Hands an item over; its time runs from when the process is ready for it."""
+        connection = self.connection or self._start()
+        self.place, self._seconds = place, seconds
+        self.deadline = time.monotonic() + seconds if self._started else math.inf
+        with contextlib.suppress(BrokenPipeError):  # a dead process is noticed while waiting
+            connection.send(item)
+
+    def outcome(self) -> Result | Failure | None:
+        """What became of the item in hand; None if the process has only become ready for it."""
+        assert self.connection is not None
+        if not self.connection.poll():
+            self.stop()
+            return Failure(f"not done after {self._seconds:.0f} s; it was given up")
+        try:
+            message = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return self._lost()
+        if message:
+            outcome: Result | Failure = message[0]
+            return outcome
+        self._started = True
+        self.deadline = time.monotonic() + self._seconds
+        return None
+
+    def stop(self) -> int | None:
+        """Kills the process, if there is one; gives its exit status."""
+        if self.process is None or self.connection is None:
+            return None
+        self.process.kill()
+        self.process.join()
+        status = self.process.exitcode
+        self.process.close()
+        self.connection.close()
+        self.process = self.connection = None
+        self._started = False
+        return status
+
+    def _start(self) -> "Connection[Any, Any]":
+        # Spawned, not forked: the caller may hold threads and locks of torch or DALI.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        # It would start in the folder in which this process once did.
+        arguments = (self.function, theirs, os.getcwd())
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()  # so that the death of the process closes the pipe
+        return self.connection
+
+    def _lost(self) -> Failure:
+        assert self.process is not None
+        was_started = self._started
+        self.process.join()  # what has closed its pipe ends by itself, with its own status
+        status = self.stop()
+        if not was_started:
+            raise UserError(
+                f"a worker process ended with status {status} before it began to work; its own "
+                'message is above. A script must start its work below `if __name__ == "__main__":`'
+            )
+        if status is not None and status < 0:
+            return Failure(f"the process that read it was killed by {_signal_name(-status)}")
+        return Failure(f"the process that read it ended with status {status}")
+
+
+def _with_news(workers: Sequence[_Worker[Item, Result]]) -> list[_Worker[Item, Result]]:
+    """Waits for workers that have sent something, have died, or are overdue."""
+    deadline = min(worker.deadline for worker in workers)
+    patience = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
+    heard = wait([worker.connection for worker in workers if worker.connection], patience)
+    now = time.monotonic()
+    return [worker for worker in workers if worker.connection in heard or worker.deadline <= now]
+
+
+def _work(function: Callable[[Any], Any], connection: "Connection[Any, Any]", folder: str) -> None:
+    """The life of a process: says () when it is ready, then (outcome,) for every item."""
+    leave_with_parent()
+    os.chdir(folder)
+    connection.send(())
+    while True:
+        try:
+            item = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome = function(item)
+        except Exception as error:  # any file may be bad in any way; the reason is reported
+            outcome = Failure(_reason(error))
+        connection.send((outcome,))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, VideoError):
+        return error.reason  # whoever reports it names the path beside it
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

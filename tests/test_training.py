@@ -1,0 +1,237 @@
+"""Training runs, whole: they repeat, resume, and stop with a reason."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+from mgm_dali.models import build_autoencoder, load_pretrained
+from mgm_dali.training import loop
+from mgm_dali.training.checkpoint import complete_steps
+from mgm_dali.training.evaluate import evaluate
+from mgm_dali.training.finetune import finetune
+from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.pretrain import pretrain
+
+
+def config_for(manifest, output, **training):
+    """A run of a few steps on the small videos, in this process alone."""
+    defaults = {
+        **{"max_steps": 6, "batch_size": 4, "precision": "fp32", "base_lr": 0.05},
+        **{"checkpoint_every_steps": 2, "log_every_steps": 1},
+    }
+    return RunConfig.model_validate(
+        {
+            "output_dir": output,
+            "device": "cpu",
+            "data": {"train": manifest, "val": manifest, "num_workers": 0},
+            "clip": {"stride_frames": 2},
+            "augment": {"flip": False},
+            "model": {"name": "vit_micro", "num_frames": 8, "image_size": 64, "decoder_depth": 1},
+            "training": {**defaults, **training},
+            "evaluation": {"num_segments": 2, "num_crops": 1, "batch_size": 5},
+        }
+    )
+
+
+def losses_of(run):
+    return [metrics["loss"] for metrics in read_metrics(run / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole_run(moving_shapes, tmp_path_factory):
+    """Six uninterrupted steps."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    pretrain(config_for(moving_shapes, output))
+    return output
+
+
+def test_the_run_folder_holds_what_the_readme_says(whole_run):
+    for name in ("config.yaml", "metrics.jsonl", "train.log", "tensorboard"):
+        assert (whole_run / name).exists(), name
+    assert complete_steps(whole_run) == [4, 6]  # the newest two are kept
+    weights = sorted(path.name for path in (whole_run / "weights").glob("*.safetensors"))
+    assert weights == ["step-2.safetensors", "step-4.safetensors", "step-6.safetensors"]
+    metrics = read_metrics(whole_run / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
+    for key in ("epoch", "loss", "lr", "grad_norm", "clips_per_second", "data_wait_share"):
+        assert all(np.isfinite(m[key]) for m in metrics), key
+    assert all(m["grad_norm"] > 0 for m in metrics)
+
+
+def test_the_same_command_twice_gives_identical_losses(moving_shapes, whole_run, tmp_path):
+    pretrain(config_for(moving_shapes, tmp_path / "run"))
+    assert losses_of(tmp_path / "run") == losses_of(whole_run)
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 5])
+def test_a_stopped_run_resumes_to_the_same_losses_bit_for_bit(
+    moving_shapes, whole_run, tmp_path, monkeypatch, stopped_at
+):
+    config = config_for(moving_shapes, tmp_path / "run")
+    original = loop.seed_step
+
+    def stop(seed, step, rank):
+        if step == stopped_at:
+            raise KeyboardInterrupt
+        original(seed, step, rank)
+
+    monkeypatch.setattr(loop, "seed_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config)
+    monkeypatch.undo()
+    pretrain(config)
+    assert losses_of(tmp_path / "run") == losses_of(whole_run)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert ("resumed behind step" in log) == (stopped_at > 1)
+
+
+def test_a_finished_run_started_again_does_nothing(moving_shapes, whole_run):
+    before = (whole_run / "metrics.jsonl").read_text()
+    weights = pretrain(config_for(moving_shapes, whole_run))
+    assert weights.name == "step-6.safetensors" and weights.exists()
+    assert (whole_run / "metrics.jsonl").read_text() == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(moving_shapes, whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shard = next((run / "checkpoints" / "step-6" / "state").glob("*optim_states.pt"))
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    config = config_for(moving_shapes, run)
+    before = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(before.replace(str(whole_run), str(run)))
+    pretrain(config)
+    log = (run / "train.log").read_text()
+    assert "is not what was written" in log and "resumed behind step 4" in log
+    assert losses_of(run) == losses_of(whole_run)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(moving_shapes, whole_run):
+    with pytest.raises(UserError, match=r"training\.base_lr: 0\.05 -> 0\.1"):
+        pretrain(config_for(moving_shapes, whole_run, base_lr=0.1))
+
+
+def test_a_full_disk_leaves_a_clear_error_and_the_checkpoints_before(
+    moving_shapes, tmp_path, monkeypatch
+):
+    from mgm_dali.training import checkpoint
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    saved = []
+
+    def full_after_the_first(path):
+        saved.append(path)
+        return usage if len(saved) > 1 else shutil._ntuple_diskusage(10**12, 0, 10**12)
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", full_after_the_first)
+    with pytest.raises(UserError, match="Free some space"):
+        pretrain(config_for(moving_shapes, tmp_path / "run"))
+    assert complete_steps(tmp_path / "run") == [2]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_stage_and_precision_trains_and_saves_float32_weights(
+    moving_shapes, tmp_path, zero_stage, precision
+):
+    config = config_for(
+        moving_shapes,
+        tmp_path / "run",
+        **{"zero_stage": zero_stage, "precision": precision, "max_steps": 12},
+        **{"accumulate_steps": 2, "gradient_clipping": 1.0, "checkpoint_every_steps": 100},
+    )
+    weights = pretrain(config)
+    losses = losses_of(tmp_path / "run")
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    autoencoder = build_autoencoder(config.model)
+    report = load_pretrained(autoencoder, weights)
+    assert not report.missing and not report.unused
+    if precision == "bf16":  # float32 masters, not rounded copies, are what is saved
+        weight = autoencoder.encoder.blocks[0].mlp.fc1.weight
+        assert not torch.equal(weight, weight.bfloat16().float())
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(
+    moving_shapes, tmp_path, monkeypatch
+):
+    config = config_for(moving_shapes, tmp_path / "run")
+    original = loop._Loop._step
+
+    def poisoned(self, batches):
+        loss, norm = original(self, batches)
+        return (loss * float("nan") if len(self.schedule_steps) == 4 else loss), norm
+
+    steps = []
+    monkeypatch.setattr(loop._Loop, "schedule_steps", steps, raising=False)
+    original_seed = loop.seed_step
+    monkeypatch.setattr(loop, "seed_step", lambda *args: (steps.append(1), original_seed(*args)))
+    monkeypatch.setattr(loop._Loop, "_step", poisoned)
+    with pytest.raises(UserError, match="step 4: the loss is nan"):
+        pretrain(config)
+    assert complete_steps(tmp_path / "run") == [2]
+
+
+def test_a_bad_video_is_replaced_counted_and_listed(moving_shapes, tmp_path):
+    manifest = tmp_path / "videos.csv"
+    text = moving_shapes.read_text().splitlines()
+    names = [line.split(",")[0] for line in text[1:]]
+    for name in names:
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(moving_shapes.parent / name, target)
+    (tmp_path / names[3]).write_bytes(b"")
+    manifest.write_text("\n".join(text) + "\n")
+    config = config_for(manifest, tmp_path / "run")
+    tolerant = config.data.model_copy(update={"max_skipped": 0.1})
+    pretrain(config.model_copy(update={"data": tolerant}))
+    skipped = (tmp_path / "run" / "skipped.csv").read_text()
+    assert skipped.startswith("path,reason\n") and names[3] in skipped
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["skipped_clips"] == 1
+
+    strict = config.data.model_copy(update={"max_skipped": 0.0})
+    with pytest.raises(UserError, match=r"data\.max_skipped"):
+        other = config.model_copy(update={"data": strict, "output_dir": tmp_path / "strict"})
+        pretrain(other)
+
+
+def test_deepspeed_options_that_contradict_ours_are_refused(moving_shapes, tmp_path):
+    config = config_for(moving_shapes, tmp_path / "run")
+    contradiction = {"zero_optimization": {"stage": 2}}
+    with pytest.raises(UserError, match=r"deepspeed\.zero_optimization\.stage"):
+        pretrain(config.model_copy(update={"deepspeed": contradiction}))
+
+
+def test_finetuning_starts_from_a_pretrained_run_and_is_judged(moving_shapes, whole_run, tmp_path):
+    config = config_for(moving_shapes, tmp_path / "run", layer_decay=0.75, max_steps=4)
+    model = config.model.model_copy(update={"init": whole_run, "drop_path": 0.1})
+    augment = config.augment.model_copy(update={"mixup": 0.8, "cutmix": 1.0})
+    config = config.model_copy(update={"model": model, "augment": augment})
+    finetune(config)
+    verdict = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert verdict["num_videos"] == 24 and verdict["views_per_video"] == 2
+    assert np.sum(verdict["confusion"]) == 24
+    assert verdict["top1_low"] <= verdict["top1"] <= verdict["top1_high"]
+    predictions = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert predictions[0] == "path,label,predicted,probability" and len(predictions) == 25
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert str(whole_run) in log and "new: fc_norm" in log
+
+    again = evaluate(config)  # the finetuned weights, not those it began with
+    assert "run/weights/step-4" in again.weights
+    assert again.top1 == verdict["top1"]
+
+
+def test_evaluating_pretrained_weights_says_that_they_have_no_head(
+    moving_shapes, whole_run, tmp_path
+):
+    config = config_for(moving_shapes, tmp_path / "empty")
+    model = config.model.model_copy(update={"init": whole_run})
+    with pytest.raises(UserError, match="has no classifier head"):
+        evaluate(config.model_copy(update={"model": model}))
