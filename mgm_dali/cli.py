@@ -9,7 +9,7 @@ Exit status: 0 done; 1 the input or the machine is at fault, said in one line; 2
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; ready ones are in configs/.")]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP007  (typer reads the annotation at run time)
+    list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as mask.ratio=0.9."),
 ]
 Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")]

@@ -146,8 +146,9 @@ class TrainingConfig(_Frozen):
     """Clips per rank and forward pass."""
     accumulate_steps: int = Field(1, ge=1)
     """Forward passes per optimiser step; global batch = batch_size * accumulate_steps * ranks."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Numbers the network computes in; the optimiser always keeps float32 weights."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Numbers the network computes in; the optimiser always keeps float32 weights. `auto` is bf16
+    on a GPU and on CPUs that have instructions for it, else fp32, which is faster there."""
     zero_stage: Literal[0, 1, 2] = 1
     """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too."""
     base_lr: float = Field(1.5e-4, gt=0)
@@ -205,6 +206,16 @@ class RunConfig(_Frozen):
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
 
+    @model_validator(mode="after")
+    def _clips_mix_in_pairs(self) -> Self:
+        mixing = self.augment.mixup or self.augment.cutmix
+        if mixing and self.training.batch_size % 2:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} is odd, but augment.mixup and "
+                "augment.cutmix mix clips in pairs"
+            )
+        return self
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a YAML file, applies `a.b=value` overrides (values are YAML) and checks everything.
@@ -222,7 +233,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    tree = config.model_dump(mode="json")
+    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -275,7 +287,7 @@ def _explain_one(problem: Mapping[str, Any]) -> str:
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
         guess = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"unknown key {dotted!r}; {guess}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if not dotted:
         return message
     if isinstance(found, dict):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mgm_dali.errors import UserError
 from mgm_dali.motion.extract import ExtractReport, extract
 from mgm_dali.video.indexing import index_source, split_train_val
-from mgm_dali.video.manifest import read_manifest, write_manifest
+from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 
 __all__ = ["extract_motion", "index_videos", "progress_bar", "say"]
 
@@ -36,9 +36,12 @@ def index_videos(
         for path, reason in report.rejected[:5]:
             say(f"rejected {path}: {reason}")
         say(f"{len(report.rejected)} file(s) rejected, all listed in {rejected}")
+    if report.ignored:
+        say(f"{report.ignored} file(s) ignored: they do not have the suffix of a video")
     if not report.videos:
         raise UserError(f"{source}: none of its files is a readable video; nothing was written")
-    train, val = report.videos, []
+    train: list[Video] = report.videos
+    val: list[Video] = []
     if val_share:
         train, val = split_train_val(report.videos, val_share, seed)
         write_manifest(output.with_name(f"{output.stem}-val.csv"), val, report.class_names)
@@ -56,18 +59,13 @@ def extract_motion(
     manifest: Path, output: Path, *, without_vectors: str = "error", num_workers: int = 2
 ) -> ExtractReport:
     """Fills the motion store; under a launcher each rank takes its share of the videos."""
-    if without_vectors not in ("error", "block_matching", "ignore"):
-        raise UserError(
-            f"--without-vectors {without_vectors!r}: expected error, block_matching or ignore"
-        )
     with progress_bar("extracting motion") as advance:
         report = extract(
             read_manifest(manifest),
             output,
             without_vectors=without_vectors,
             num_workers=num_workers,
-            rank=int(os.environ.get("RANK", "0")),
-            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            share=(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))),
             progress=advance,
         )
     for path, reason in report.failed[:5]:
@@ -108,7 +106,8 @@ def say(text: str) -> None:
 
 def _write_rejected(path: Path, rejected: Sequence[tuple[Path, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # Names of files are bytes: those that are not UTF-8 pass unharmed.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason"))
         writer.writerows(rejected)

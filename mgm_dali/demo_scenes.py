@@ -101,13 +101,13 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 def draw_video(class_name: str, side_pixels: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Frames `[T, S, S, 3]` uint8 RGB of one shape that moves as its class says."""
     time = np.linspace(0, 1, NUM_FRAMES, dtype=np.float32)
-    track = DEMO_CLASSES[class_name](time, rng.uniform(0.45, 0.7), rng.uniform())
-    place = rng.uniform(0.35, 0.65, size=2)
+    track = DEMO_CLASSES[class_name](time, rng.uniform(0.5, 0.75), rng.uniform())
+    place = rng.uniform(0.4, 0.6, size=2)
     drift = rng.uniform(-0.1, 0.1, size=2)  # of the camera, in sides over the whole video
     camera_x, camera_y = (_column(side_pixels * share * time) for share in drift)
     center_x = side_pixels * _column(place[0] + track.x) + camera_x
     center_y = side_pixels * _column(place[1] + track.y) + camera_y
-    radius = side_pixels * _column(rng.uniform(0.16, 0.24) * track.scale)
+    radius = side_pixels * _column(rng.uniform(0.18, 0.26) * track.scale)
 
     pixel = np.arange(side_pixels, dtype=np.float32) + np.float32(0.5)
     x, y = pixel[None, None, :], pixel[None, :, None]

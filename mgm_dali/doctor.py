@@ -25,7 +25,7 @@ class Finding:
 
 
 def run_doctor() -> None:
-    """Runs every check and prints a table. A missing necessity is a `UserError`, after the table."""
+    """Prints a table of all checks. Raises `UserError` after it if a necessity is missing."""
     from mgm_dali.errors import UserError
 
     table = Table("", "what", "found", "repair", box=None, pad_edge=False)

@@ -27,6 +27,7 @@ __all__ = [
     "split_tokens",
     "take_tokens",
     "token_grid",
+    "unit_pixels",
     "unpatchify",
 ]
 
@@ -83,7 +84,7 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     picture a prediction: `prediction.reshape(B, N, 512, 3) * deviation + mean`; this borrows the
     true brightness and contrast of the hidden tokens, and a picture made so must say it.
     """
-    variance, mean = torch.var_mean(_unit_pixels(patches), dim=2, keepdim=True, correction=1)
+    variance, mean = torch.var_mean(unit_pixels(patches), dim=2, keepdim=True, correction=1)
     return mean, variance.sqrt()
 
 
@@ -95,7 +96,7 @@ def normalised_pixels(patches: Tensor) -> Tensor:
     [0, 1]: hence the way back through the ImageNet normalisation.
     """
     mean, deviation = patch_statistics(patches)
-    return ((_unit_pixels(patches) - mean) / (deviation + 1e-6)).flatten(2)
+    return ((unit_pixels(patches) - mean) / (deviation + 1e-6)).flatten(2)
 
 
 def split_tokens(mask: Tensor, num_hidden: int | None = None) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,7 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return rows.reshape(*index.shape, -1)
 
 
-def _unit_pixels(patches: Tensor) -> Tensor:
+def unit_pixels(patches: Tensor) -> Tensor:
     """`[B, N, P]` normalised to `[B, N, 512, C]` float32 in [0, 1]."""
     mean = patches.new_tensor(IMAGENET_MEAN, dtype=torch.float32)
     deviation = patches.new_tensor(IMAGENET_STD, dtype=torch.float32)

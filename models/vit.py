@@ -1,29 +1,27 @@
 """The vision transformer of VideoMAE (Tong et al. 2022): tubelet embedding, blocks, sizes.
 
-Letters: B clips, N = t * h * w tokens, K visible tokens, Q queries, D width, d width of a head,
+Letters: B clips, N = t * h * w tokens, K visible tokens, Q queries, D width,
 P = 1536 values of a token. Parameters carry VideoMAE's names, so that checkpoints interchange.
 """
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
+from mgm_dali.models.attention import Attention
 from mgm_dali.models.patches import CHANNELS, take_tokens, token_grid
 from mgm_dali.models.position import sinusoid_table
 
 __all__ = [
     "BACKBONES",
-    "Attention",
     "Block",
     "TokenTrunk",
     "TubeletEmbed",
     "ViTSize",
     "add_position",
-    "attend",
     "check_video",
     "make_blocks",
 ]
@@ -69,51 +67,6 @@ class TubeletEmbed(nn.Module):
         # [D c p0 p1 p2] to [D (p0 p1 p2 c)], the order `patchify` cuts in
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
         return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with a bias on queries and values only (BEiT, section 2.3).
-
-    A bias on keys would add the same number to all scores of a query, which softmax ignores.
-    """
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """`[B, N, D]` to `[B, Q, D]`: the last `num_queries` tokens look at all N; None: all do."""
-        width = x.shape[-1]
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        if num_queries is None:
-            q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
-        else:
-            q = F.linear(x[:, -num_queries:], self.qkv.weight[:width], bias[:width])
-            k, v = F.linear(x, self.qkv.weight[width:], bias[width:]).chunk(2, dim=-1)
-        mixed = attend(self._split(q), self._split(k), self._split(v))
-        projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return projected
-
-    def _split(self, x: Tensor) -> Tensor:
-        """`[B, N, D]` to `[B, heads, N, d]`."""
-        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention: `[B, heads, Q, d]`, `[B, heads, N, d]` twice, to `[B, heads, Q, d]`.
-
-    torch's fused kernel is the faster one everywhere but for bfloat16 on a CPU, where a training
-    step with it takes about 1.5 times as long as with two plain matrix products.
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        mixed: Tensor = scores.softmax(dim=-1) @ v
-        return mixed
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Block(nn.Module):

@@ -73,9 +73,10 @@ def read_weights(source: Path) -> FoundWeights:
     """
     path = newest_weights(source)
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return FoundWeights(
-        path, _official_names(tensors), _read_written_for(path.with_name(CONFIG_NAME))
-    )
+    # Official .pth files come alone: a config.json that lies beside one is of something else.
+    described = path.suffix in (".safetensors", ".bin")
+    written_for = _read_written_for(path.with_name(CONFIG_NAME)) if described else None
+    return FoundWeights(path, _official_names(tensors), written_for)
 
 
 def read_model_config(path: Path) -> ModelConfig:

@@ -13,9 +13,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray

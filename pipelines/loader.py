@@ -133,8 +133,8 @@ def _check_vectors(manifest: Manifest, config: RunConfig, source: str | None) ->
         rows = np.flatnonzero(manifest.codecs == place)
         if codec not in CODECS_WITH_VECTORS and len(rows):
             raise UserError(
-                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, which carries "
-                f"no motion vectors (the first is {manifest[int(rows[0])].path}); set "
+                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, which "
+                f"carries no motion vectors (the first is {manifest[int(rows[0])].path}); set "
                 "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
                 "hide tokens by simulated motion"
             )

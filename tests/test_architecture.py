@@ -47,7 +47,7 @@ LIBRARIES = {
     ),
     "deepspeed": ("mgm_dali/training/engine.py",),
     "nvidia": ("pipelines/graph.py", "pipelines/loader.py", "mgm_dali/doctor.py"),
-    "lmdb": ("mgm_dali/motion/store.py",),
+    "lmdb": ("mgm_dali/motion/shard.py",),
     "timm": ("models", "mgm_dali/training"),
     "matplotlib": ("mgm_dali/report",),
     "typer": ("mgm_dali/cli.py",),

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mgm_dali.config import ModelConfig
 from mgm_dali.models import BACKBONES, Autoencoder, build_autoencoder
+from mgm_dali.models.attention import Attention, attend
 from mgm_dali.models.autoencoder import normalised_target
 from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, token_grid, unpatchify
 from mgm_dali.models.position import sinusoid_table
-from mgm_dali.models.vit import Attention, attend
 
 Weights = dict[str, Tensor]
 
@@ -190,11 +190,18 @@ def test_with_the_count_given_no_value_is_asked_of_the_device() -> None:
             autoencoder(video, mask)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_is_the_same_by_either_road(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_attention_is_the_same_by_every_road(
+    dtype: torch.dtype, error: float, has_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgm_dali.models.attention.CPU_MULTIPLIES_BFLOAT16", has_instructions)
     q, k, v = torch.randn(3, 2, 4, 10, 16).to(dtype)
-    fused = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    torch.testing.assert_close(attend(q, k, v).float(), fused, atol=2e-2, rtol=0)
+    scores = torch.einsum("bhnd,bhmd->bhnm", q.double(), k.double()) / 16**0.5
+    expected = torch.einsum("bhnm,bhmd->bhnd", scores.softmax(-1), v.double())
+    mixed = attend(q, k, v)
+    assert mixed.dtype == dtype
+    torch.testing.assert_close(mixed.double(), expected, atol=error, rtol=0)
 
 
 def test_last_queries_get_what_they_get_among_all() -> None:

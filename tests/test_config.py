@@ -62,6 +62,7 @@ def test_every_problem_gets_its_own_line(tmp_path):
         ("model:\n  num_frames: 15\n", "multiple of 2"),
         ("model:\n  image_size: 100\n", "multiple of 16"),
         ("mask:\n  strategy: tubes\n", "'tube'"),
+        ("augment:\n  mixup: 0.8\ntraining:\n  batch_size: 3\n", "mix clips in pairs"),
         ("- a\n- b\n", "mapping"),
         ("a: [b\n", "not valid YAML"),
     ],

@@ -138,7 +138,7 @@ def test_facts_arrive_unchanged(batches, feed):
 def test_an_unflipped_full_frame_crop_is_the_identity(feed, monkeypatch):
     """A 64 x 64 video shown whole at 48 x 48 keeps cell (i, j) over the cell it lies on."""
     draw = ClipDraw(0, 0, 1, np.arange(NUM_FRAMES), Crop(0, 0, 48, 48))
-    monkeypatch.setattr(feed, "_random_draw", lambda epoch, row: draw)
+    monkeypatch.setattr(feed, "_random_draw", lambda *_: draw)
     sent = dict(zip(feed.outputs, feed.training_sample(0), strict=True))
     pipeline = clip_pipeline(feed, choose_placement(feed.config, needs_motion=True))
     motion = np.array(pipeline.run()[1].as_tensor())[0]

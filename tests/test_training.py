@@ -21,8 +21,12 @@ from mgm_dali.training.pretrain import pretrain
 def config_for(manifest, output, **training):
     """A run of a few steps on the small videos, in this process alone."""
     defaults = {
-        **{"max_steps": 6, "batch_size": 4, "precision": "fp32", "base_lr": 0.05},
-        **{"checkpoint_every_steps": 2, "log_every_steps": 1},
+        "max_steps": 6,
+        "batch_size": 4,
+        "precision": "fp32",
+        "base_lr": 0.05,
+        "checkpoint_every_steps": 2,
+        "log_every_steps": 1,
     }
     return RunConfig.model_validate(
         {
@@ -144,8 +148,12 @@ def test_every_stage_and_precision_trains_and_saves_float32_weights(
     config = config_for(
         moving_shapes,
         tmp_path / "run",
-        **{"zero_stage": zero_stage, "precision": precision, "max_steps": 12},
-        **{"accumulate_steps": 2, "gradient_clipping": 1.0, "checkpoint_every_steps": 100},
+        zero_stage=zero_stage,
+        precision=precision,
+        max_steps=12,
+        accumulate_steps=2,
+        gradient_clipping=1.0,
+        checkpoint_every_steps=100,
     )
     weights = pretrain(config)
     losses = losses_of(tmp_path / "run")

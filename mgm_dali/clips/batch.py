@@ -39,7 +39,7 @@ class ClipBatch:
         expected = {
             "motion": (clips, frames, height // CELL_PIXELS, width // CELL_PIXELS, 2),
             "motion_valid": (clips, frames),
-            **{name: (clips,) for name in ("label", "index", "view", "seed")},
+            **dict.fromkeys(("label", "index", "view", "seed"), (clips,)),
         }
         for name, shape in expected.items():
             tensor = getattr(self, name)

@@ -98,7 +98,7 @@ def _multi_scale(
 def _random_resized(
     config: AugmentConfig, height: int, width: int, image_size: int, rng: np.random.Generator
 ) -> Box:
-    """A box of random area and aspect ratio, as in finetuning everywhere; ten tries, then centre."""
+    """A box of random area and aspect ratio, as usual in finetuning; ten tries, then centre."""
     area = height * width
     for _ in range(10):
         target = area * rng.uniform(config.min_area, 1.0)

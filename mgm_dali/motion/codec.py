@@ -6,7 +6,7 @@
 T frames, H W pixels, h w cells of 8x8 pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,18 @@ import numpy as np
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from mgm_dali.motion.field import MotionField, grid_size, rasterise
+from mgm_dali.motion.field import Grid, MotionField, gather, nothing, rasterise
 from mgm_dali.video.frame_index import index_of
 from mgm_dali.video.opening import VideoError
 from mgm_dali.video.reader import FrameNumbers, decode_all_frames, decode_frames
 from mgm_dali.video.rgb import RgbConverter
 
-__all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion"]
+__all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion", "vectors_of"]
 
 CODECS_WITH_VECTORS = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video", "h263"})
 """Codecs whose decoders hand out their vectors; HEVC, VP8, VP9 and AV1 are not among them."""
 
 # libavcodec's AVMotionVector. The structure has padding that is never initialised: compare fields.
-Grid = tuple[NDArray[np.int16], bool]
-
 _VECTOR = np.dtype(
     [
         ("source", np.int32),
@@ -55,7 +53,7 @@ def iter_vectors(path: str | Path) -> Iterator[tuple[int, NDArray[Any] | None]]:
     own: nothing is flipped, scaled or left out.
     """
     for number, frame in decode_all_frames(path, export_vectors=True, loop_filter=False):
-        yield number, _vectors_of(frame)
+        yield number, vectors_of(frame)
 
 
 def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
@@ -69,7 +67,7 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
         decoded = decode_all_frames(path, export_vectors=True, loop_filter=False)
     else:
         decoded = decode_frames(path, frames, export_vectors=True, loop_filter=False)
-    grids = {number: motion_of_frame(path, frame) for number, frame in decoded}
+    grids = {number: _motion_of_frame(path, frame) for number, frame in decoded}
     if not grids:
         raise VideoError(path, "no frame of it can be decoded")
     return gather(grids, range(max(grids) + 1) if frames is None else frames)
@@ -80,36 +78,26 @@ def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8]
 
     In the order asked; repeats are allowed. Raises `VideoError`.
     """
-    to_rgb = RgbConverter()
+    to_rgb = RgbConverter(path)
     images: dict[int, NDArray[np.uint8]] = {}
     grids: dict[int, Grid] = {}
     for number, frame in decode_frames(path, frames, export_vectors=True):
-        images[number], grids[number] = to_rgb(frame), motion_of_frame(path, frame)
+        images[number], grids[number] = to_rgb(frame), _motion_of_frame(path, frame)
     return np.stack([images[int(number)] for number in frames]), gather(grids, frames)
 
 
-def motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
+def _motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
     """The field of one decoded frame of a video: int16 `[h, w, 2]`, and whether it is valid."""
-    vectors = _vectors_of(frame)
+    vectors = vectors_of(frame)
     # The decoder of MPEG-4 part 2 exports zeros in place of the motion of B-frames.
     is_placeholder = frame.pict_type == PictureType.B and index_of(path).codec == "mpeg4"
     if vectors is None or is_placeholder:
-        columns, rows = grid_size(frame.width, frame.height)
-        return np.zeros((rows, columns, 2), dtype=np.int16), False
+        return nothing(frame.width, frame.height), False
     return rasterise(vectors, frame.width, frame.height), True
 
 
-def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
-    """Puts the fields of single frames into the order asked; a frame without one is not valid."""
-    nothing = np.zeros_like(next(iter(grids.values()))[0]), False
-    chosen = [grids.get(int(number), nothing) for number in frames]
-    return MotionField(
-        np.stack([vectors for vectors, _ in chosen]),
-        np.array([valid for _, valid in chosen], dtype=np.bool_),
-    )
-
-
-def _vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:
+def vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:
+    """The vectors attached to a frame, structured with libavcodec's field names, or None."""
     side_data = frame.side_data.get("MOTION_VECTORS")
     if side_data is None:
         return None

@@ -3,6 +3,7 @@
 T frames, H W pixels of the video, h = ceil(H / 8) and w = ceil(W / 8) cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,16 @@ from numpy.typing import NDArray
 
 from mgm_dali.config import CELL_PIXELS
 
-__all__ = ["QUARTER_PELS", "MotionField", "grid_size", "paint", "rasterise"]
+__all__ = [
+    "QUARTER_PELS",
+    "Grid",
+    "MotionField",
+    "gather",
+    "grid_size",
+    "nothing",
+    "paint",
+    "rasterise",
+]
 
 QUARTER_PELS = 4
 """Units of a stored vector per pixel."""
@@ -48,9 +58,29 @@ class MotionField:
         return self.vectors.astype(np.float32) / np.float32(QUARTER_PELS)
 
 
+Grid = tuple[NDArray[np.int16], bool]
+"""The field of one frame, `[h, w, 2]`, and whether it is valid."""
+
+
 def grid_size(width: int, height: int) -> tuple[int, int]:
     """Columns and rows of the field of a video of this size: (w, h)."""
     return -(-width // CELL_PIXELS), -(-height // CELL_PIXELS)
+
+
+def nothing(width: int, height: int) -> NDArray[np.int16]:
+    """The field of a frame without vectors, int16 `[h, w, 2]`."""
+    columns, rows = grid_size(width, height)
+    return np.zeros((rows, columns, 2), dtype=np.int16)
+
+
+def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
+    """Puts the fields of single frames into the order asked; a frame that has none is not valid."""
+    missing = np.zeros_like(next(iter(grids.values()))[0]), False
+    chosen = [grids.get(int(number), missing) for number in frames]
+    return MotionField(
+        np.stack([vectors for vectors, _ in chosen]),
+        np.array([valid for _, valid in chosen], dtype=np.bool_),
+    )
 
 
 def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int16]:

@@ -8,15 +8,14 @@ every chunk carries zstd's own checksum. T frames, h w cells of 8x8 pixels.
 """
 
 import struct
-from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from mgm_dali.motion.field import MotionField
+from mgm_dali.video.reader import FrameNumbers
 
 __all__ = ["Record", "RecordError", "encode_field"]
 
@@ -73,7 +72,7 @@ class Record:
         if len(self._chunks) != (self._ends[-1] if self._ends else 0):
             raise RecordError("it is cut short")
 
-    def read(self, frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
+    def read(self, frames: FrameNumbers) -> MotionField:
         """Decompresses the chunks that hold these frames; gives them in the order asked.
 
         Every frame must be in `range(num_frames)`. Raises `RecordError` if a chunk is broken.

@@ -24,6 +24,9 @@ Also what may be missing at the end of a file: LMDB reserves pages before it wri
 MAX_READERS = 1024
 """Processes that may look into a shard while it is being filled."""
 
+OR_DELETE = "if it is damaged, delete it and run `mgm-dali extract` again"
+MAKE_ROOM = "what is written stays: make room and run the same command again"
+
 
 class StoreError(UserError):
     """A motion store is missing, lacks a video, is damaged, or cannot be written."""
@@ -40,7 +43,7 @@ class Shard:
         self.path = path
         if mode == "write":
             _require_room(path, SPARE_BYTES)
-        with self._clear_errors("opened"):
+        with self._clear_errors("opened", OR_DELETE):
             self._file = lmdb.open(
                 str(path),
                 subdir=False,
@@ -62,7 +65,7 @@ class Shard:
     @contextmanager
     def record(self, key: bytes) -> Iterator[memoryview | None]:
         """The bytes kept under a key, None if there are none; they are gone when this is left."""
-        with self._clear_errors("read"), self._begin() as transaction:
+        with self._clear_errors("read", OR_DELETE), self._begin() as transaction:
             yield transaction.get(key)
 
     def __contains__(self, key: bytes) -> bool:
@@ -73,7 +76,7 @@ class Shard:
         """Writes records, all or none; when this returns they are on the disk."""
         num_bytes = sum(len(record) for record in records.values())
         _require_room(self.path, num_bytes + SPARE_BYTES)
-        with self._clear_errors("written"):
+        with self._clear_errors("written", MAKE_ROOM):
             while True:
                 try:
                     with self._file.begin(write=True) as transaction:
@@ -81,8 +84,7 @@ class Shard:
                             transaction.put(key, record)
                     return
                 except lmdb.MapFullError:
-                    map_bytes = self._file.info()["map_size"]
-                    self._file.set_mapsize(map_bytes * 2)
+                    self._file.set_mapsize(2 * self._file.info()["map_size"])
 
     def _begin(self) -> Any:
         try:
@@ -98,18 +100,17 @@ class Shard:
         if num_bytes < expected - SPARE_BYTES:
             raise StoreError(
                 f"{self.path}: is cut short: found {num_bytes} bytes, expected {expected}; copy it "
-                "again, or delete it and run `mgm-dali extract` again"
+                "again if it is a copy; or delete it and run `mgm-dali extract` again"
             )
 
     @contextmanager
-    def _clear_errors(self, what: str) -> Iterator[None]:
+    def _clear_errors(self, what: str, repair: str) -> Iterator[None]:
         try:
             yield
         except (lmdb.Error, OSError) as error:
+            free = f"{_free_bytes(self.path) / 1e6:.0f} MB are free on its disk"
             raise StoreError(
-                f"{self.path}: cannot be {what}: {error}; "
-                f"{_free_bytes(self.path) / 1e9:.1f} GB are free there. If the disk is sound, "
-                "delete this file and run `mgm-dali extract` again"
+                f"{self.path}: cannot be {what}: {error} ({free}); {repair}"
             ) from error
 
 
@@ -117,11 +118,10 @@ def _require_room(path: Path, num_bytes: int) -> None:
     free_bytes = _free_bytes(path)
     if free_bytes < num_bytes:
         raise StoreError(
-            f"{path}: the disk is full: {free_bytes / 1e6:.0f} MB are free, {num_bytes / 1e6:.0f} "
-            "MB are needed. What is written stays; make room and run the same command again"
+            f"{path}: the disk is full: {free_bytes / 1e6:.0f} MB are free, "
+            f"{num_bytes / 1e6:.0f} MB are needed; {MAKE_ROOM}"
         )
 
 
 def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.parent).free
-"""

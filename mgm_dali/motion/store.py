@@ -1,55 +1,40 @@
 """The motion store: fields extracted once and kept, found by what a video file holds.
 
     STORE/store.json                        which format
-    STORE/shard-00000-of-00002.lmdb         LMDB: fingerprint of a video -> record of its field
+    STORE/shard-00000-of-00002.lmdb         fingerprint of a video -> record of its field
     STORE/shard-00001-of-00002.lmdb         one file per writing process
 
 A moved data set keeps its store, and a replaced file is not taken for the old one. A writer that is
-killed leaves what it had committed. LMDB maps its files into memory and locks them: keep a store on
-a local disk, not on NFS, while it is being filled.
+killed leaves what it had committed. Files are mapped and locked: keep a store on a local disk, not
+on NFS, while it is being filled.
 """
 
 import json
 import os
-import shutil
 import stat
 import time
-from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import lmdb
-from numpy.typing import NDArray
 from typing_extensions import Self
 
-from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.motion.field import MotionField
 from mgm_dali.motion.records import Record, RecordError, encode_field
+from mgm_dali.motion.shard import Shard, StoreError
 from mgm_dali.video.opening import VideoError
+from mgm_dali.video.reader import FrameNumbers
 
 __all__ = ["MotionStore", "MotionStoreWriter", "StoreError", "fingerprint", "read_stored_motion"]
 
 FORMAT = 1
 FINGERPRINT_PART_BYTES = 64 << 10
-FIRST_MAP_BYTES = 1 << 30
-"""Address space that a shard may fill before it is doubled; the file has only what is written."""
 COMMIT_BYTES = 16 << 20
 COMMIT_SECONDS = 1.0
-"""What is waiting when a writer is killed is lost: this much, or the work of so long."""
-UNWRITTEN_BYTES = 1 << 20
-"""The last pages that LMDB has reserved may be missing from a file without harm."""
-MAX_READERS = 1024
-"""Processes that may look into a shard while it is being filled."""
-
-Frames = Sequence[int] | NDArray[Any] | None
-
-
-class StoreError(UserError):
-    """A motion store is missing, lacks a video, is damaged, or cannot be written."""
+"""A record that comes this soon after a commit waits for the next, unless there are many bytes: a
+commit waits for the disk. What waits when a writer is killed is lost, and extracted again."""
 
 
 def fingerprint(path: str | Path) -> bytes:
@@ -79,63 +64,172 @@ class MotionStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
-        _check_format(self.folder)
+        _require_format(self.folder)
 
-    def read_motion(self, path: str | Path, frames: Frames = None) -> MotionField:
-        """The motion of frames (all by default), bit for bit as it was extracted.
+    def read_motion(self, path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
+        """The motion of frames (all by default) in the order asked, bit for bit as extracted.
 
         Raises `StoreError` if there is no record of this file, if it is damaged, or if a frame is
         not in it; `VideoError` if the file cannot be read.
         """
         key = fingerprint(path)
         for shard in _shards(self.folder):
-            with shard.begin() as transaction:
-                data = transaction.get(key)
+            with shard.record(key) as data:
                 if data is not None:
-                    return _read_record(shard, path, Record(key, data), frames)
+                    return _read_record(shard, path, key, data, frames)
         raise StoreError(
             f"{path}: no record of this file in the motion store {self.folder}: it was not there, "
-            f"or was another file, when the store was filled; run `mgm-dali extract MANIFEST -o "
-            f"{self.folder}`, which adds what is missing"
+            "or was another file, when the store was filled; `mgm-dali extract MANIFEST -o "
+            f"{self.folder}` adds what is missing"
         )
 
 
-def read_stored_motion(path: str | Path, frames: Frames, folder: Path | None) -> MotionField:
+def read_stored_motion(
+    path: str | Path, frames: FrameNumbers | None, folder: Path | None
+) -> MotionField:
     """Reads motion from a store that stays open in this process.
 
     Raises what `MotionStore` raises, and `StoreError` if no folder is given.
     """
     if folder is None:
-        raise StoreError("motion.source: store needs data.motion_store; name the store's folder")
+        raise StoreError("motion.source: store needs data.motion_store, the folder of the store")
     return _store(folder).read_motion(path, frames)
 
 
 class MotionStoreWriter:
     """Fills one shard of a store: `with MotionStoreWriter(folder, 0, 1) as writer: ...`.
 
-    Records are committed in small batches, and the last ones when the block is left. Nothing may
-    read the store in the same process meanwhile. Raises `StoreError` if the folder holds a store of
-    another format, or if the disk is full.
+    Records are committed in small batches, the last one when the block is left. Meanwhile this
+    process cannot read the store. Raises `StoreError` if the folder holds a store of another
+    format, if a shard is damaged, or if the disk is full.
     """
 
     def __init__(self, folder: str | Path, shard: int, num_shards: int) -> None:
-        if not 0 <= shard < num_shards:
-            raise ValueError(f"shard {shard} of {num_shards}")
+        assert 0 <= shard < num_shards, f"shard {shard} of {num_shards}"
         self.folder = Path(folder).absolute()
-        self.path = self.folder / f"shard-{shard:05d}-of-{num_shards:05d}.lmdb"
+        self._name = f"shard-{shard:05d}-of-{num_shards:05d}.lmdb"
+        self._shards: list[Shard] = []
+        """All of the store; the first is written."""
         self._waiting: dict[bytes, bytes] = {}
-        self._waiting_bytes = 0
         self._last_commit = time.monotonic()
 
     def __enter__(self) -> Self:
-        _require_space(self.folder)
         if not (self.folder / "store.json").exists():
             write_whole(self.folder / "store.json", json.dumps({"format": FORMAT}) + "\n")
-        _check_format(self.folder)
-        _close_shards(self.folder)  # LMDB allows a process to open a file once
+        _require_format(self.folder)
+        _close_shards()  # a process can have a file open once
         try:
-            self._shard = _Shard(self.path, writable=True)
-            self._others = [
-                _Shard(path, locked=True) for path in _shard_paths(self.folder) if path != self.path
-            ]
-"""
+            self._shards.append(Shard(self.folder / self._name, "write"))
+            for path in _shard_paths(self.folder):
+                if path.name != self._name:
+                    self._shards.append(Shard(path, "look"))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.commit()
+        finally:
+            self._close()
+
+    def has(self, key: bytes) -> bool:
+        """Whether any shard of the store has a record of this fingerprint."""
+        return key in self._waiting or any(key in shard for shard in self._shards)
+
+    def add(self, key: bytes, field: MotionField) -> None:
+        """Keeps the field of the file with this fingerprint."""
+        self.add_record(key, encode_field(key, field))
+
+    def add_record(self, key: bytes, record: bytes) -> None:
+        """Keeps a field that was encoded elsewhere by `encode_field(key, field)`."""
+        self._waiting[key] = record
+        num_bytes = sum(len(record) for record in self._waiting.values())
+        is_late = time.monotonic() - self._last_commit > COMMIT_SECONDS
+        if is_late or num_bytes > COMMIT_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Writes what is waiting; when this returns it survives whatever happens."""
+        # Emptied first: if the disk is full, leaving the block must not try the same again.
+        waiting, self._waiting = self._waiting, {}
+        if waiting:
+            self._shards[0].put(waiting)
+        self._last_commit = time.monotonic()
+
+    def _close(self) -> None:
+        while self._shards:
+            self._shards.pop().close()
+
+
+def _read_record(
+    shard: Shard, path: str | Path, key: bytes, data: memoryview, frames: FrameNumbers | None
+) -> MotionField:
+    try:
+        record = Record(key, data)
+        numbers = range(record.num_frames) if frames is None else frames
+        if len(numbers) and not 0 <= min(numbers) <= max(numbers) < record.num_frames:
+            raise StoreError(
+                f"{path}: frames {min(numbers)} to {max(numbers)} were asked for, but its record "
+                f"has {record.num_frames}; index the video again with `mgm-dali index`"
+            )
+        return record.read(numbers)
+    except RecordError as error:
+        raise StoreError(
+            f"{shard.path}: the motion of {path} is damaged: {error}; delete this shard and run "
+            "`mgm-dali extract` again"
+        ) from None
+
+
+def _require_format(folder: Path) -> None:
+    description = folder / "store.json"
+    try:
+        found = json.loads(description.read_text(encoding="utf-8"))["format"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(
+            f"{folder}: no motion store there (it has no store.json); fill one with "
+            f"`mgm-dali extract MANIFEST -o {folder}`"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"{description}: does not describe a motion store: {error!r}; extract into another "
+            "folder"
+        ) from None
+    if found != FORMAT:
+        raise StoreError(
+            f"{description}: the store has format {found!r}, this version reads {FORMAT}; extract "
+            "into another folder"
+        )
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    # A writer that was killed at its very beginning leaves an empty file.
+    return sorted(path for path in folder.glob("shard-*-of-*.lmdb") if path.stat().st_size)
+
+
+_store = cache(MotionStore)
+_open_shards: dict[Path, list[Shard]] = {}
+
+
+def _shards(folder: Path) -> list[Shard]:
+    """The shards of a store, opened once in a process."""
+    if folder not in _open_shards:
+        _open_shards[folder] = [Shard(path, "read") for path in _shard_paths(folder)]
+    return _open_shards[folder]
+
+
+def _close_shards() -> None:
+    while _open_shards:
+        _, shards = _open_shards.popitem()
+        for shard in shards:
+            shard.close()
+
+
+# LMDB's handles do not survive a fork: the child opens the files for itself.
+os.register_at_fork(after_in_child=_close_shards)

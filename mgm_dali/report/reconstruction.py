@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from mgm_dali.models import Autoencoder
-from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, take_tokens, unpatchify
+from mgm_dali.models.patches import (
+    patch_statistics,
+    patchify,
+    split_tokens,
+    take_tokens,
+    unit_pixels,
+    unpatchify,
+)
 
 __all__ = ["reconstructed_frames"]
 
@@ -31,10 +38,11 @@ def reconstructed_frames(
         weights = _nearness(autoencoder, hidden, visible)  # [B, M, K]
         mean = _spread(mean, weights, hidden, visible)
         deviation = _spread(deviation, weights, hidden, visible)
-    made = autoencoder.reconstruct(video, mask).unflatten(-1, (-1, 3))  # [B, M, 512, C]
+    made = autoencoder.reconstruct(video, mask)
+    made = made.reshape(*hidden.shape, -1, video.shape[1])  # [B, M, 512, C]
     index = hidden[..., None, None]
     made = made * deviation.take_along_dim(index, 1) + mean.take_along_dim(index, 1)
-    pixels = _unit_patches(patches)
+    pixels = unit_pixels(patches).flatten(2)
     pixels = pixels.scatter(1, hidden[..., None].expand(-1, -1, pixels.shape[-1]), made.flatten(2))
     return unpatchify(pixels, autoencoder.grid)
 

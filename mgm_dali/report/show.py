@@ -30,7 +30,7 @@ from mgm_dali.config import (
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, PatchGrid, make_mask
 from mgm_dali.models import Autoencoder, build_autoencoder, load_pretrained
-from mgm_dali.models.pretrained import newest_weights
+from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.graph import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
@@ -67,13 +67,12 @@ def show_video(path: Path, output: Path, *, seed: int = 0) -> list[Path]:
     frames = frames_of(batch)
     motion, valid = batch.motion[0].numpy(), batch.motion_valid[0].numpy()
     grid = PatchGrid(len(frames) // TUBELET_FRAMES, *(n // PATCH_PIXELS for n in frames.shape[1:3]))
-    masks = {
-        name: _mask_array(batch, grid, MaskConfig(strategy=name))  # type: ignore[arg-type]
-        for name in MASKS
-    }
+    masks = {name: _mask_array(batch, grid, MaskConfig(strategy=name)) for name in MASKS}
     names = {name.replace("_", " "): mask for name, mask in masks.items()}
     covered = [frames, *(cover_hidden(frames, mask) for mask in masks.values())]
-    save_figure(draw_motion(frames, motion, valid, f"Motion vectors {origin}"), output / "motion.png")
+    save_figure(
+        draw_motion(frames, motion, valid, f"Motion vectors {origin}"), output / "motion.png"
+    )
     save_figure(draw_masks(frames, names, motion), output / "masks.png")
     save_animation(beside(covered), output / "masks.gif")
     return [output / name for name in ("motion.png", "masks.png", "masks.gif")]
@@ -102,9 +101,7 @@ def show_run(
     return written
 
 
-def _show_reconstructions(
-    run: Path, output: Path, seed: int, leak_statistics: bool
-) -> list[Path]:
+def _show_reconstructions(run: Path, output: Path, seed: int, leak_statistics: bool) -> list[Path]:
     config = load_config(run / "config.yaml")
     autoencoder = build_autoencoder(config.model).eval()
     load_pretrained(autoencoder, run)
@@ -113,7 +110,9 @@ def _show_reconstructions(
     if leak_statistics:
         title += "; brightness and contrast of hidden patches are borrowed from the original"
     for number, batch in enumerate(_clips_of_run(config, seed)):
-        figure = draw_reconstruction(*_three_rows(autoencoder, batch, config, leak_statistics), title)
+        figure = draw_reconstruction(
+            *_three_rows(autoencoder, batch, config, leak_statistics), title
+        )
         path = output / f"reconstruction-{number}.png"
         save_figure(figure, path)
         written.append(path)
@@ -138,7 +137,13 @@ def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
     )
     one_view = EvaluationConfig(num_segments=1, num_crops=1, batch_size=1)
     config = config.model_copy(
-        update={"data": data, "evaluation": one_view, "seed": seed, "device": "cpu", "decode": "cpu"}
+        update={
+            "data": data,
+            "evaluation": one_view,
+            "seed": seed,
+            "device": "cpu",
+            "decode": "cpu",
+        }
     )
     loader = ClipLoader(config, "evaluate", Share(1), needs_motion=True)
     return [batch for batch, _ in zip(loader, range(NUM_CLIPS), strict=False)]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.models import Autoencoder, Classifier
 
 __all__ = ["Engine", "World", "deepspeed_options", "join_world"]
 
@@ -83,7 +84,11 @@ class Engine:
     """A network that all ranks train together."""
 
     def __init__(
-        self, network: nn.Module, groups: list[dict[str, Any]], config: RunConfig, world: World
+        self,
+        network: Autoencoder | Classifier,
+        groups: list[dict[str, Any]],
+        config: RunConfig,
+        world: World,
     ) -> None:
         """`groups` are AdamW's parameter groups, with an `lr_scale` where layers differ."""
         self.network = network
@@ -133,7 +138,7 @@ class Engine:
             self._engine.optimizer,
             self._deepspeed.utils.safe_get_full_fp32_param,
         )
-        masters = {}
+        masters: dict[int, Tensor] = {}
         if hasattr(optimizer, "fp32_groups"):  # bf16 without ZeRO: whole float32 copies
             for low_group, full_group in zip(
                 optimizer.fp16_groups, optimizer.fp32_groups, strict=True

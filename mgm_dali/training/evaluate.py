@@ -107,7 +107,7 @@ def _summed_views(
     assert config.model.num_classes is not None
     sums = torch.zeros(len(loader.manifest), config.model.num_classes + 1, dtype=torch.float64)
     sums = sums.to(device)
-    low = config.training.precision == "bf16" and device.type == "cuda"
+    low = config.training.precision != "fp32" and device.type == "cuda"
     for done, batch in enumerate(loader, start=1):
         counted = batch.index >= 0
         counted[loader.replaced] = False

@@ -1,10 +1,11 @@
 """Finetuning: all weights of a classifier, from pretrained ones or from nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
+from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from mgm_dali.training.classes import with_num_classes
 from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.evaluate import evaluate_network
 from mgm_dali.training.loop import Task, train
+from mgm_dali.training.precision import with_precision
 
 __all__ = ["finetune"]
 
@@ -25,6 +27,7 @@ def finetune(config: RunConfig) -> Path:
     """Trains a classifier, then judges it if `data.val` is set; the path of the final weights."""
     config = with_num_classes(config)
     world = join_world(choose_device(config))
+    config, precision = with_precision(config, world.device)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     classifier = build_classifier(config.model)
     start = "random weights: model.init is not set"
@@ -45,6 +48,7 @@ def finetune(config: RunConfig) -> Path:
         loss=_loss_function(config),
         needs_motion=False,
         description=[
+            f"precision  {precision}",
             f"weights    {start}",
             f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
             f"{config.model.num_classes} classes, "
@@ -59,7 +63,7 @@ def finetune(config: RunConfig) -> Path:
     return weights
 
 
-def _loss_function(config: RunConfig) -> Any:
+def _loss_function(config: RunConfig) -> Callable[[Engine, ClipBatch], Tensor]:
     """Cross-entropy, over mixed clips and soft labels if the config asks for them."""
     augment = config.augment
     smoothed = nn.CrossEntropyLoss(label_smoothing=augment.label_smoothing)
@@ -76,11 +80,12 @@ def _loss_function(config: RunConfig) -> Any:
         label_smoothing=augment.label_smoothing,
         num_classes=config.model.num_classes,
     )
+    soft = SoftTargetCrossEntropy()
 
     def mixed(engine: Engine, batch: ClipBatch) -> Tensor:
         shape = batch.video.shape  # timm mixes images: [B, C, T, H, W] as [B, C * T, H, W]
         video, target = mixup(batch.video.flatten(1, 2).clone(), batch.label)
-        log_probability = engine(video.view(shape)).float().log_softmax(-1)
-        return -(target * log_probability).sum(-1).mean()
+        result: Tensor = soft(engine(video.view(shape)).float(), target)
+        return result
 
     return mixed

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgm_dali import __version__
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.training.checkpoint import Position, find_checkpoint, save_checkpoint
@@ -31,7 +32,7 @@ class Task:
     """What differs between pretraining and finetuning."""
 
     stage: Stage
-    network: nn.Module
+    network: Autoencoder | Classifier
     groups: list[dict[str, Any]]
     """AdamW's parameter groups."""
     loss: Callable[[Engine, ClipBatch], Tensor]
@@ -76,7 +77,7 @@ def train(config: RunConfig, task: Task, world: World) -> Path:
 class _Loop:
     """The steps of one run. Losses stay on the device until a line of the log is due."""
 
-    def __init__(  # noqa: PLR0913  (the parts of a run, each used throughout)
+    def __init__(
         self,
         config: RunConfig,
         task: Task,
@@ -193,8 +194,7 @@ def _opening_lines(
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
     return [
         f"mgm-dali {__version__}  {task.stage}  ->  {config.output_dir}",
-        f"device     {device}, {training.precision}; {world.size} rank(s), "
-        f"ZeRO stage {training.zero_stage}",
+        f"device     {device}; {world.size} rank(s), ZeRO stage {training.zero_stage}",
         f"data       {videos} videos of {loader.manifest.path}; {place.reason}; "
         f"{config.data.num_workers} worker process(es) a rank",
         *task.description,

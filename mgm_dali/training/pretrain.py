@@ -14,6 +14,7 @@ from mgm_dali.models.flops import forward_gflops
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.loop import Task, train
+from mgm_dali.training.precision import with_precision
 
 __all__ = ["pretrain"]
 
@@ -21,9 +22,10 @@ __all__ = ["pretrain"]
 def pretrain(config: RunConfig) -> Path:
     """Trains an autoencoder as the config says; returns the path of its final weights."""
     world = join_world(choose_device(config))
+    config, precision = with_precision(config, world.device)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     autoencoder = build_autoencoder(config.model)
-    description = []
+    description = [f"precision  {precision}"]
     if config.model.init:
         description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
     grid = PatchGrid(*autoencoder.grid)

@@ -36,7 +36,7 @@ def cosine_schedule(
     for group in groups:
         group["lr"] = peak_lr(config.base_lr, global_batch)
     return CosineLRScheduler(
-        _Groups(groups),  # type: ignore[arg-type]
+        _Groups(groups),
         t_initial=steps - warmup,
         lr_min=peak_lr(config.min_lr, global_batch) if config.min_lr else 0.0,
         warmup_t=warmup,

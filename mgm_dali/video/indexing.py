@@ -6,7 +6,6 @@ list     some folder/clip.mp4 12          the label comes last; a comma before i
          clip.mp4                         a video without a label
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +44,7 @@ class IndexReport:
     rejected: list[tuple[Path, str]]
     """Files that cannot be used, each with the reason."""
     ignored: int
-    """Files of a folder that are hidden or whose suffix is not one of a video."""
+    """Files of a folder whose suffix is not one of a video; hidden ones are not even counted."""
 
 
 @dataclass(frozen=True)
@@ -125,49 +124,52 @@ def split_train_val(
 
 
 def _candidates_in_folder(source: Path) -> _Candidates:
-    unlabelled: list[tuple[Path, int | None]] = []
+    files: list[tuple[Path, int | None]] = []
     of_class: dict[str, list[Path]] = {}
     ignored = 0
     for path in _files_below(source):
         inside = path.relative_to(source)
-        if path.suffix.lower() not in VIDEO_SUFFIXES or inside.name.startswith("."):
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
             ignored += 1
         elif len(inside.parts) == 1 or _problem_of_name(path):
-            unlabelled.append((path, None))
+            files.append((path, None))
         else:
             of_class.setdefault(inside.parts[0], []).append(path)
     class_names = sorted(of_class)
-    labelled = [(path, label) for label, name in enumerate(class_names) for path in of_class[name]]
-    return _Candidates(unlabelled + labelled, class_names, ignored)
+    for label, name in enumerate(class_names):
+        files += [(path, label) for path in of_class[name]]
+    return _Candidates(files, class_names, ignored)
 
 
 def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """All files in a fixed order; links are followed unless they lead back up."""
+    """All files that are not hidden, in a fixed order; links are followed unless they lead up."""
     try:
-        facts = folder.stat()
-        names = sorted(os.listdir(folder))
+        above |= {_identity(folder)}
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    above |= {(facts.st_dev, facts.st_ino)}
-    for name in names:
-        path = folder / name
+    for path in paths:
         if not path.is_dir():
             yield path
-        elif not name.startswith("."):
-            target = path.stat()
-            if (target.st_dev, target.st_ino) not in above:
-                yield from _files_below(path, above)
+        elif _identity(path) not in above:
+            yield from _files_below(path, above)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    facts = folder.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def _candidates_in_list(source: Path) -> _Candidates:
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{source}: is a video; name its folder, or a list that holds its path")
     try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
+        # Names of files are bytes: those that are not UTF-8 pass unharmed.
+        lines = source.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except FileNotFoundError:
         raise UserError(f"{source}: no such folder or list of videos") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{source}: is neither a folder nor a list of videos in UTF-8: {error}"
-        ) from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read as a list of videos: {error}") from None
     return _Candidates(list(_parse_list(source, lines)), [], 0)
 
 
@@ -195,10 +197,6 @@ def _problem_of_name(path: Path) -> str | None:
     """Why a file cannot stand in a manifest, whatever it holds."""
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return f"its suffix {path.suffix!r} is none of {' '.join(sorted(VIDEO_SUFFIXES))}"
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return "its name is not UTF-8; rename it"
     if "\n" in str(path) or "\r" in str(path):
         return "its name holds a line break; rename it"
     return None

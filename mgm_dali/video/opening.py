@@ -102,6 +102,9 @@ def _first_video_stream(path: Path, container: InputContainer) -> VideoStream:
     context: object = streams[0].codec_context
     if context is None:
         raise VideoError(path, "no decoder for its codec")
+    width, height = streams[0].codec_context.width, streams[0].codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(path, f"its pictures of {width}x{height} have over {MAX_PIXELS} pixels")
     return streams[0]
 
 

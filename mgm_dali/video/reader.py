@@ -135,7 +135,7 @@ def read_frames(path: str | Path, numbers: FrameNumbers) -> NDArray[np.uint8]:
 
     Raises `VideoError` if a frame is missing or the size of the picture changes between them.
     """
-    to_rgb = RgbConverter()
+    to_rgb = RgbConverter(path)
     images = {number: to_rgb(frame) for number, frame in decode_frames(path, numbers)}
     return np.stack([images[int(number)] for number in numbers])
 

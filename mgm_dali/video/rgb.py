@@ -6,10 +6,14 @@ it; PyAV's `to_ndarray("rgb24")` differs by 2.7 levels on average.
 """
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
+
+from mgm_dali.video.opening import DECODING_ERRORS, VideoError
 
 __all__ = ["RgbConverter"]
 
@@ -20,18 +24,26 @@ _Layout = tuple[int, int, str, int]
 class RgbConverter:
     """Converts the frames of one clip; its graph is rebuilt only if the format changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str | Path) -> None:
+        """`path` is the video's, to be named in errors."""
+        self._path = path
         self._layout: _Layout | None = None
         self._graph = av.filter.Graph()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """Gives uint8 `[H, W, 3]`, RGB."""
+        """Gives uint8 `[H, W, 3]`, RGB. Raises `VideoError` for a format that cannot be had."""
+        # These tags are not heeded, but values that the standard reserves would be refused.
+        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
         layout = (frame.width, frame.height, frame.format.name, frame.color_range)
-        if layout != self._layout:
-            self._graph = _build_graph(frame)
-            self._layout = layout
-        self._graph.vpush(frame)
-        return np.asarray(self._graph.vpull().to_ndarray(), dtype=np.uint8)
+        try:
+            if layout != self._layout:
+                self._graph = _build_graph(frame)
+                self._layout = layout
+            self._graph.vpush(frame)
+            return np.asarray(self._graph.vpull().to_ndarray(), dtype=np.uint8)
+        except DECODING_ERRORS as error:
+            reason = f"its {frame.format.name} pictures cannot be turned into RGB: {error}"
+            raise VideoError(self._path, reason) from error
 
 
 def _build_graph(frame: av.VideoFrame) -> av.filter.Graph:

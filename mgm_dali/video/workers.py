@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mgm_dali.errors import UserError
@@ -112,7 +113,7 @@ class _Worker(Generic[Item, Result]):
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()
-            return Failure(f"not done after {self._seconds:.0f} s; it was given up")
+            return Failure(f"not done after {self._seconds:g} s; it was given up")
         try:
             message = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -142,7 +143,7 @@ class _Worker(Generic[Item, Result]):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         # It would start in the folder in which this process once did.
-        arguments = (self.function, theirs, os.getcwd())
+        arguments = (self.function, theirs, Path.cwd())
         self.process = context.Process(target=_work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()  # so that the death of the process closes the pipe
@@ -172,7 +173,7 @@ def _with_news(workers: Sequence[_Worker[Item, Result]]) -> list[_Worker[Item, R
     return [worker for worker in workers if worker.connection in heard or worker.deadline <= now]
 
 
-def _work(function: Callable[[Any], Any], connection: "Connection[Any, Any]", folder: str) -> None:
+def _work(function: Callable[[Any], Any], connection: "Connection[Any, Any]", folder: Path) -> None:
     """The life of a process: says () when it is ready, then (outcome,) for every item."""
     leave_with_parent()
     os.chdir(folder)

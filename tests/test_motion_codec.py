@@ -1,0 +1,241 @@
+"""Motion from the codec: the right vectors, of the right frames, with the right sign."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from videos import CLIPS, Clip, same_vectors, shared
+
+from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip, read_motion
+from mgm_dali.motion.codec import CODECS_WITH_VECTORS, iter_vectors
+from mgm_dali.motion.field import rasterise
+from mgm_dali.video.reader import VideoError, probe, read_frames
+
+# The fields of mv-extractor's rows, in its order; the flags are not among them.
+REFERENCE_FIELDS = (
+    *("source", "w", "h", "src_x", "src_y", "dst_x", "dst_y"),
+    *("motion_x", "motion_y", "motion_scale"),
+)
+WITH_VECTORS = [kind for kind, clip in CLIPS.items() if not clip.encoder.endswith(("vp9", "265"))]
+# Intra refresh puts holes into every frame; the small clip stands still.
+MOVING = [kind for kind in WITH_VECTORS if "refresh" not in kind and "small" not in kind]
+
+
+@pytest.mark.parametrize("name", ["vid_h264", "vid_mpeg4_part2"])
+def test_vectors_equal_those_of_mv_extractor_frame_for_frame(name: str) -> None:
+    with np.load(shared(f"real/mv_reference/{name}.mvs.npz")) as reference:
+        counts, rows = reference["counts"], reference["mvs"]
+    ends = np.cumsum(counts)
+    num_frames = 0
+    for number, vectors in iter_vectors(shared(f"real/mv_reference/{name}.mp4")):
+        count = int(counts[number])
+        expected = rows[:, ends[number] - count : ends[number]]
+        assert (0 if vectors is None else len(vectors)) == count, f"frame {number}"
+        if vectors is not None:
+            found = np.stack([vectors[field].astype(int) for field in REFERENCE_FIELDS])
+            assert np.array_equal(found, expected), f"frame {number}"
+        num_frames += 1
+    assert num_frames == len(ends) == 337
+
+
+def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Median vector inside the square and far outside of it, pixels."""
+    pixels = field.pixels()[number]
+    return (
+        np.median(pixels[clip.inside(number)], axis=0),
+        np.median(pixels[clip.outside(number)], axis=0),
+    )
+
+
+@pytest.mark.parametrize("velocity", [(2, -1), (-3, 2), (0, 3), (-2, -1)])
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4", "mpeg2video", "mpeg1video"])
+def test_a_vector_is_the_way_of_its_content_since_the_frame_before(
+    encoder: str, velocity: tuple[int, int]
+) -> None:
+    start = (60 if velocity[0] < 0 else 20, 40 if velocity[1] < 0 else 10)
+    container = "mp4" if encoder != "mpeg1video" else "mpg"
+    clip = Clip(encoder, container, num_frames=13, start=start, velocity=velocity)
+    field = read_motion(clip.path())
+    numbers = np.flatnonzero(field.valid)
+    assert len(numbers) >= 10
+    for number in numbers:
+        square, background = medians(clip, field, number)
+        assert np.abs(square - velocity).max() <= 0.25, f"frame {number}"
+        assert np.abs(background).max() <= 0.25, f"frame {number}"
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_with_any_reference_a_vector_points_the_way_things_go(kind: str) -> None:
+    """With B-frames and far references it is a whole multiple of the motion per frame."""
+    clip = CLIPS[kind]
+    field = read_motion(clip.path())
+    assert field.valid.sum() >= 6
+    for number in np.flatnonzero(field.valid):
+        square, background = medians(clip, field, number)
+        multiple = square @ clip.velocity / np.dot(clip.velocity, clip.velocity)
+        assert 1 <= round(multiple) <= 4, f"frame {number}"
+        assert np.abs(square - round(multiple) * np.array(clip.velocity)).max() <= 0.5
+        assert np.abs(background).max() <= 0.25
+
+
+def test_the_background_of_a_camera_that_pans_moves_too() -> None:
+    clip = Clip(pan=(-2, 1), start=(20, 50))
+    field = read_motion(clip.path())
+    for number in np.flatnonzero(field.valid):
+        square, background = medians(clip, field, number)
+        assert np.abs(square - clip.velocity).max() <= 0.25
+        assert np.abs(background - clip.pan).max() <= 0.25
+
+
+@pytest.mark.parametrize("kind", ["h264", "h264 with B-frames and references", "mpeg2"])
+def test_frames_without_vectors_are_not_valid(kind: str) -> None:
+    field = read_motion(CLIPS[kind].path())
+    assert not field.valid[0] and not field.valid[12] and field.valid[1:12].all()
+    assert not field.vectors[~field.valid].any()
+
+
+@pytest.mark.parametrize("kind", ["mpeg4 with B-frames", "mpeg4 with B-frames in avi"])
+def test_b_frames_of_mpeg4_count_as_frames_without_vectors(kind: str) -> None:
+    """Their decoder exports zeros, which would look like a scene that stands still."""
+    field = read_motion(CLIPS[kind].path())
+    raw = [vectors is not None for _, vectors in iter_vectors(CLIPS[kind].path())]
+    assert sum(raw) > 18 and 5 <= field.valid.sum() <= 8
+
+
+@pytest.mark.parametrize("kind", ["hevc", "vp9"])
+def test_a_codec_without_vectors_gives_a_field_in_which_nothing_is_valid(kind: str) -> None:
+    path = CLIPS[kind].path()
+    assert probe(path).codec not in CODECS_WITH_VECTORS
+    pixels, field = read_clip(path, [0, 5, 9])
+    assert pixels.shape == (3, 112, 160, 3)
+    assert field.vectors.shape == (3, 14, 20, 2)
+    assert not field.valid.any() and not field.vectors.any()
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_clip_is_its_frames_and_their_motion_in_the_order_asked(kind: str) -> None:
+    path = CLIPS[kind].path()
+    numbers = [14, 3, 3, 23, 0, 12]
+    pixels, field = read_clip(path, numbers)
+    whole = read_motion(path)
+    assert np.array_equal(pixels, read_frames(path, numbers))
+    assert np.array_equal(field.vectors, whole.vectors[numbers])
+    assert np.array_equal(field.valid, whole.valid[numbers])
+    alone = read_motion(path, np.array(numbers))
+    assert np.array_equal(alone.vectors, field.vectors)
+    assert "int16 [6, " in repr(field)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "real/k400/mmaction2_rawvideo_part_0.mp4",
+        "real/hmdb51/TrumanShow_wave_f_nm_np1_fr_med_26.avi",
+        "hostile/odd_dims/huggingface_test_video_66x50.mov",
+        "hostile/vfr/photoprism_blue-go-video.mp4",
+        "hostile/interlaced/fate_h264_interlaced_crop.mp4",
+        "hostile/vfr/sannies_MOV00006.3gp",
+    ],
+)
+def test_frame_n_of_the_field_is_frame_n_of_the_vectors(name: str) -> None:
+    path = shared(name)
+    facts = probe(path)
+    field = read_motion(path)
+    assert field.vectors.shape == (
+        facts.num_frames,
+        -(-facts.height // 8),
+        -(-facts.width // 8),
+        2,
+    )
+    for number, vectors in iter_vectors(path):
+        if field.valid[number]:
+            assert vectors is not None
+            expected = rasterise_slowly(vectors, facts.width, facts.height)
+            assert np.array_equal(field.vectors[number], expected), f"frame {number}"
+            break
+
+
+def rasterise_slowly(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int16]:
+    """Cell by cell and block by block, as one would write it down."""
+    grid = np.zeros((-(-height // 8), -(-width // 8), 2), np.int16)
+    from_past = np.zeros(grid.shape[:2], bool)
+    rows, columns = grid.shape[:2]
+    for vector in vectors:
+        sign = -1 if vector["source"] < 0 else 1
+        scale = int(vector["motion_scale"])
+        motion = [sign * int(vector[name]) * 4 // scale for name in ("motion_x", "motion_y")]
+        left, top = (
+            int(vector["dst_x"]) - int(vector["w"]) // 2,
+            int(vector["dst_y"]) - int(vector["h"]) // 2,
+        )
+        for y in range(top, top + int(vector["h"]), 8):
+            for x in range(left, left + int(vector["w"]), 8):
+                if not (0 <= x // 8 < columns and 0 <= y // 8 < rows):
+                    continue
+                cell = grid[y // 8, x // 8].astype(int)
+                longer = motion[0] ** 2 + motion[1] ** 2 - (cell**2).sum()
+                if longer > 0 or (longer == 0 and sign < 0 and not from_past[y // 8, x // 8]):
+                    grid[y // 8, x // 8] = motion
+                    from_past[y // 8, x // 8] = sign < 0
+    return grid
+
+
+@pytest.mark.parametrize("kind", WITH_VECTORS)
+def test_rasterising_equals_a_loop_over_blocks_and_cells(kind: str) -> None:
+    clip = CLIPS[kind]
+    for number, vectors in iter_vectors(clip.path()):
+        if vectors is not None and number % 3 == 1:
+            expected = rasterise_slowly(vectors, clip.width, clip.height)
+            assert np.array_equal(rasterise(vectors, clip.width, clip.height), expected)
+
+
+def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_turned() -> None:
+    _, vectors = next((n, v) for n, v in iter_vectors(CLIPS["h264"].path()) if v is not None)
+    block = vectors[:1].copy()
+    for field, value in {"w": 16, "h": 8, "dst_x": 24, "dst_y": 12, "motion_scale": 4}.items():
+        block[field] = value
+    past, future = block.copy(), block.copy()
+    past["source"], past["motion_x"], past["motion_y"] = -1, 8, 0
+    future["source"], future["motion_x"], future["motion_y"] = 1, 0, 12
+    grid = rasterise(np.concatenate((past, future)), 60, 30)
+    assert grid.shape == (4, 8, 2)
+    expected = np.zeros_like(grid)
+    expected[1, 2:4] = (0, 12)
+    assert np.array_equal(grid, expected)
+    future["motion_y"] = 0
+    expected[1, 2:4] = (-8, 0)
+    assert np.array_equal(rasterise(np.concatenate((future, past)), 60, 30), expected)
+
+
+def test_a_vector_outside_the_picture_does_no_harm() -> None:
+    _, vectors = next((n, v) for n, v in iter_vectors(CLIPS["h264"].path()) if v is not None)
+    wild = vectors.copy()
+    wild["dst_x"], wild["dst_y"] = 30000, -30000
+    wild["motion_x"], wild["motion_scale"] = 1 << 30, 0
+    assert rasterise(wild, 160, 112).shape == (14, 20, 2)
+
+
+def test_reading_twice_gives_the_same_vectors() -> None:
+    path = CLIPS["h264 with B-frames and references"].path()
+    for (_, first), (_, second) in zip(iter_vectors(path), iter_vectors(path), strict=True):
+        assert same_vectors(first, second)
+
+
+def test_a_field_of_a_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected int16 \[T, h, w, 2\], found float32"):
+        MotionField(np.zeros((3, 4, 5, 2), np.float32), np.zeros(3, bool))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"expected bool \[3\], found bool \[2\]"):
+        MotionField(np.zeros((3, 4, 5, 2), np.int16), np.zeros(2, bool))
+
+
+@pytest.mark.parametrize("source", ["codec", "block_matching"])
+def test_a_file_that_is_no_video_is_a_video_error_from_any_source(
+    source: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_text("no video", encoding="utf-8")
+    for frames in (None, [0]):
+        with pytest.raises(VideoError):
+            MOTION_SOURCES[source](path, frames, None)

@@ -1,0 +1,361 @@
+"""Frames by number: exact from anywhere in the file, and safe with any file."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from videos import CLIPS, SHARED, Clip, same_vectors, shared
+
+from mgm_dali.motion.codec import vectors_of
+from mgm_dali.video.opening import MAX_PIXELS
+from mgm_dali.video.reader import (
+    VideoError,
+    decode_all_frames,
+    decode_frames,
+    index_frames,
+    probe,
+    read_frames,
+)
+
+SHARED_SAMPLE = [
+    "real/ucf101/v_SoccerJuggling_g23_c01.avi",
+    "real/hmdb51/TrumanShow_wave_f_nm_np1_fr_med_26.avi",  # packed B-frames
+    "real/k400/mmaction2_rawvideo_part_0.mp4",
+    "hostile/odd_dims/huggingface_test_video_66x50.mov",  # edit list, negative time stamps
+    "hostile/timestamps/fate_h264_mov-3elist.mp4",
+    "hostile/timestamps/meta-pytorch_discard_first_keyframe.mp4",
+    "hostile/timestamps/fate_hevc_mov_ibi_elst_starts_b.mp4",  # open groups of two
+    "hostile/interlaced/fate_h264_interlaced_crop.mp4",
+    "hostile/codecs/drewnoakes_sample_mpeg2.m2v",  # programme stream, open groups
+    "hostile/codecs/meta-pytorch_sine_stereo_mp2.mpg",
+    "hostile/codecs/androidx_bear-vp9.webm",
+    "hostile/codecs/meta-pytorch_av1_video.mkv",
+    "hostile/gop/fate_vp9_vp90-2-16-intra-only.mp4",  # no key frame at all
+    "hostile/vfr/photoprism_blue-go-video.mp4",
+    "hostile/vfr/sannies_MOV00006.3gp",  # names key frames that are none
+    "hostile/odd_dims/-video-with-dash-.mp4",
+]
+
+
+def planes(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
+    """The picture as decoded, without the padding of its lines."""
+    found = []
+    for plane, component in zip(frame.planes, frame.format.components, strict=False):
+        line_bytes = plane.width * -(-component.bits // 8)
+        lines = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        found.append(lines[:, :line_bytes].copy())
+    return found
+
+
+def equal_frames(a: av.VideoFrame, b: av.VideoFrame) -> bool:
+    pixels = all(np.array_equal(x, y) for x, y in zip(planes(a), planes(b), strict=True))
+    return pixels and same_vectors(vectors_of(a), vectors_of(b))
+
+
+def assert_random_access_is_exact(path: Path, choices: Sequence[Sequence[int]]) -> None:
+    everything = dict(decode_all_frames(path, export_vectors=True))
+    for numbers in choices:
+        found = list(decode_frames(path, numbers, export_vectors=True))
+        assert [number for number, _ in found] == sorted(set(numbers))
+        wrong = [number for number, frame in found if not equal_frames(frame, everything[number])]
+        assert not wrong, f"of frames {numbers}"
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_frames_read_from_anywhere_equal_those_of_a_whole_decode(kind: str) -> None:
+    path = CLIPS[kind].path()
+    last = CLIPS[kind].num_frames - 1
+    choices = [[0], [last], [5, 7, 9], [11, 12, 13], [1, 22], range(3, 20, 4), range(last + 1)]
+    assert_random_access_is_exact(path, choices)
+
+
+@pytest.mark.parametrize("name", SHARED_SAMPLE)
+def test_frames_of_real_files_read_from_anywhere_equal_those_of_a_whole_decode(name: str) -> None:
+    path = shared(name)
+    count = probe(path).num_frames
+    rng = np.random.default_rng(0)
+    middle = count // 2
+    choices = [[0], [count - 1], range(middle, min(count, middle + 12), 3)]
+    choices.append(sorted(rng.choice(count, min(count, 6), replace=False).tolist()))
+    assert_random_access_is_exact(path, choices)
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_every_frame_is_the_one_that_was_encoded_under_its_number(kind: str) -> None:
+    clip = CLIPS[kind]
+    originals = np.stack(list(clip.frames()))[..., 0].astype(int)
+    numbers = [0, 7, 13, clip.num_frames - 1]
+    images = read_frames(clip.path(), numbers)[..., 1].astype(int)
+    for number, image in zip(numbers, images, strict=True):
+        # Limited range turns 0..255 into 16..235 and back, so the picture itself is close.
+        errors = np.abs(originals - image).mean(axis=(1, 2))
+        assert errors[number] == errors.min() < 8
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_a_probe_tells_size_length_and_codec(kind: str) -> None:
+    clip = CLIPS[kind]
+    facts = probe(clip.path())
+    assert (facts.num_frames, facts.width, facts.height) == (
+        clip.num_frames,
+        clip.width,
+        clip.height,
+    )
+    assert facts.fps == pytest.approx(25, rel=1e-3)
+    assert facts.duration_seconds == pytest.approx(clip.num_frames / 25, rel=1e-3)
+    assert facts.codec == {"libx264": "h264", "libx265": "hevc", "libvpx-vp9": "vp9"}.get(
+        clip.encoder, clip.encoder
+    )
+
+
+def test_frames_come_in_the_order_asked_and_may_repeat() -> None:
+    path = CLIPS["h264"].path()
+    images = read_frames(path, [9, 2, 9, 23])
+    assert images.shape == (4, 112, 160, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images[0], images[2])
+    assert np.array_equal(images[1:2], read_frames(path, np.array([2])))
+
+
+def test_an_index_lists_time_stamps_and_key_frames() -> None:
+    index = index_frames(CLIPS["h264 with B-frames and references"].path())
+    assert len(index.pts) == 24 and (np.diff(index.pts) > 0).all()
+    assert np.searchsorted(index.pts, index.key_pts).tolist() == [0, 12]
+    assert not index.ordinal and index.codec == "h264"
+
+
+def test_frames_of_an_avi_are_counted_not_timed() -> None:
+    index = index_frames(CLIPS["mpeg4 with B-frames in avi"].path())
+    assert index.ordinal and index.pts.tolist() == list(range(24))
+
+
+def test_a_file_that_is_replaced_is_indexed_again(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    shutil.copy(CLIPS["h264"].path(), path)
+    assert len(index_frames(path).pts) == 24
+    shutil.copy(CLIPS["small h264"].path(), path)
+    assert len(index_frames(path).pts) == 40
+
+
+@pytest.mark.parametrize("numbers", [[], [-1], [24], [0, 99]])
+def test_a_frame_that_the_video_does_not_have_is_an_error(numbers: list[int]) -> None:
+    for kind in ("h264", "h264 in avi"):
+        with pytest.raises(VideoError, match="frame"):
+            read_frames(CLIPS[kind].path(), numbers)
+
+
+@pytest.mark.parametrize("luma", [16, 81, 180, 235])
+def test_colours_are_bt601_whatever_the_tags_say(luma: int, tmp_path: Path) -> None:
+    path = tmp_path / "flat.mp4"
+    blue_difference, red_difference = 90, 170
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.colorspace = 1  # says BT.709
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        for plane, value in zip(frame.planes, (luma, blue_difference, red_difference), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    y, u, v = 1.164383 * (luma - 16), blue_difference - 128, red_difference - 128
+    expected = np.clip(
+        [y + 1.596027 * v, y - 0.391762 * u - 0.812968 * v, y + 2.017232 * u], 0, 255
+    )
+    assert np.abs(read_frames(path, [0])[0].reshape(-1, 3) - expected).max() <= 1.5
+
+
+def test_pixels_equal_those_of_dali() -> None:
+    dali = pytest.importorskip("nvidia.dali")
+    clip = CLIPS["vp9"]
+    encoded = np.fromfile(clip.path(), np.uint8)
+
+    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def decode() -> object:
+        data = dali.fn.external_source(source=lambda: [encoded], batch=True)
+        return dali.fn.decoders.video(data, device="cpu")
+
+    pipe = decode()
+    pipe.build()
+    theirs = np.array(pipe.run()[0].at(0))
+    assert np.array_equal(theirs, read_frames(clip.path(), range(clip.num_frames)))
+
+
+def test_a_size_that_changes_within_a_video_is_an_error() -> None:
+    path = shared("hostile/reschange/NVIDIA_test_res_change.h264")
+    with pytest.raises(VideoError, match="size changes from 848x464 to 424x232 at frame 60"):
+        read_frames(path, [0, 60])
+
+
+def test_a_title_that_is_not_utf8_does_no_harm() -> None:
+    name = "real/hmdb51/hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"
+    assert read_frames(shared(name), [3]).shape == (1, 240, 320, 3)
+
+
+def write_script(path: Path) -> None:
+    target = CLIPS["h264"].path()
+    path.write_text(f"ffconcat version 1.0\nfile {target}\n", encoding="utf-8")
+
+
+def write_huge_picture(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 8192, MAX_PIXELS // 8192 + 16, "yuv420p"
+        stream.codec_context.thread_count = 1
+        container.mux(stream.encode(av.VideoFrame(stream.width, stream.height, "yuv420p")))
+        container.mux(stream.encode(None))
+
+
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+
+
+def write_start(path: Path) -> None:
+    whole = CLIPS["h264 of odd size in mkv"].path().read_bytes()
+    path.write_bytes(whole[: len(whole) // 20])
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda _: None, "no such file"),
+    "folder": (Path.mkdir, "not a regular file"),
+    "pipe": (os.mkfifo, "not a regular file"),
+    "empty": (Path.touch, "the file is empty"),
+    "text": (lambda path: path.write_text("no video " * 99, encoding="utf-8"), "cannot be decoded"),
+    "noise": (lambda path: path.write_bytes(bytes(range(256)) * 40), "cannot be decoded"),
+    "script that opens another file": (write_script, "cannot be"),
+    "huge picture": (write_huge_picture, "8192x2064 have over 16777216 pixels"),
+    "sound": (write_sound, "no video stream"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_a_video_error_with_its_path_and_reason(kind: str, tmp_path: Path) -> None:
+    make, reason = BAD_FILES[kind]
+    path = tmp_path / "bad file.mp4"
+    make(path)
+    start = time.monotonic()
+    for read in (probe, lambda path: read_frames(path, [0])):
+        with pytest.raises(VideoError, match=reason) as raised:
+            read(path)
+        assert raised.value.path == path
+        assert str(raised.value) == f"{path}: {raised.value.reason}"
+        assert "\n" not in str(raised.value)
+    assert time.monotonic() - start < 5
+
+
+def test_a_name_that_looks_like_a_protocol_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("http:x.mp4", "concat:a|b.mp4", "-y.mp4", "%03d.mp4"):
+        shutil.copy(CLIPS["small h264"].path(), name)
+        assert probe(name).num_frames == 40
+
+
+def test_a_file_that_lost_its_end_is_rejected_but_its_frames_can_be_read(tmp_path: Path) -> None:
+    whole = CLIPS["h264 of odd size in mkv"].path().read_bytes()
+    path = tmp_path / "short.mkv"
+    path.write_bytes(whole[: len(whole) * 3 // 5])
+    assert read_frames(path, [0, 3]).shape == (2, 114, 162, 3)
+    try:
+        assert probe(path).num_frames < 24
+    except VideoError as error:
+        assert "cannot be decoded" in error.reason
+
+
+def test_a_broken_packet_costs_its_own_frames_only(tmp_path: Path) -> None:
+    clip = CLIPS["mpeg2 with B-frames"]
+    data = bytearray(clip.path().read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    path = tmp_path / "broken.mkv"
+    path.write_bytes(data)
+    assert len(dict(decode_all_frames(path))) >= clip.num_frames - 4
+
+
+def test_a_first_key_frame_that_is_missing_is_noticed() -> None:
+    with pytest.raises(VideoError, match="its first frame cannot be decoded"):
+        probe(shared("hostile/gop/fate_h264_mp4-init-nonkeyframe.mp4"))
+
+
+def test_files_are_closed_whatever_happens(tmp_path: Path) -> None:
+    write_start(tmp_path / "start.mkv")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in (CLIPS["h264"].path(), CLIPS["h264 in avi"].path(), tmp_path / "start.mkv"):
+        try:
+            read_frames(path, [1])
+            next(decode_frames(path, [0, 5]))
+            read_frames(path, [999])
+        except VideoError:
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def read_somehow(path: Path) -> str:
+    """What becomes of a file: its facts, or the reason against it."""
+    try:
+        facts = probe(path)
+        numbers = sorted({0, facts.num_frames // 2, facts.num_frames - 1})
+        images = read_frames(path, numbers)
+    except VideoError as error:
+        assert error.reason
+        return error.reason
+    assert images.shape == (len(numbers), facts.height, facts.width, 3)
+    return f"{facts.num_frames} frames"
+
+
+@pytest.mark.parametrize("folder", ["broken", "derived", "very_short", "odd_dims"])
+def test_hostile_files_are_read_or_rejected_with_a_reason(folder: str) -> None:
+    for path in sorted(shared(f"hostile/{folder}").iterdir()):
+        start = time.monotonic()
+        assert read_somehow(path)
+        assert time.monotonic() - start < 20, path
+
+
+@pytest.mark.slow
+def test_all_shared_files_are_read_or_rejected_with_a_reason() -> None:
+    shared("hostile")
+    outcomes = {
+        path.relative_to(SHARED).as_posix(): read_somehow(path)
+        for folder in ("hostile", "real")
+        for path in sorted((SHARED / folder).rglob("*"))
+        if path.is_file() and path.suffix != ".npz"
+    }
+    for name, outcome in outcomes.items():
+        if name.startswith("real/"):
+            assert outcome.endswith("frames"), f"{name}: {outcome}"
+
+
+@pytest.mark.slow
+def test_mutated_files_are_read_or_rejected_with_a_reason(tmp_path: Path) -> None:
+    for kind, clip in CLIPS.items():
+        whole = clip.path().read_bytes()
+        rng = np.random.default_rng(len(whole))
+        for round_number in range(6):
+            data = np.frombuffer(whole, np.uint8).copy()
+            places = rng.integers(0, len(data), 3 ** (round_number % 4))
+            data[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
+            path = tmp_path / f"mutated.{clip.container}"
+            path.write_bytes(data[: None if round_number % 2 else rng.integers(1, len(data))])
+            assert read_somehow(path), kind
+
+
+def test_a_clip_of_a_small_video_is_read_in_milliseconds() -> None:
+    path = Clip(width=64, height=64, num_frames=40, start=(8, 8), velocity=(0, 0), gop=40).path()
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        read_frames(path, range(2, 34, 2))
+        times.append(time.process_time() - start)
+    assert min(times) < 0.05
