@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.models.patches import (
     TOKEN_VALUES,
@@ -19,7 +20,6 @@ from mgm_dali.models.patches import (
     patchify,
     split_tokens,
     take_tokens,
-    token_grid,
 )
 from mgm_dali.models.position import sinusoid_table
 from mgm_dali.models.vit import (

@@ -8,9 +8,10 @@ Letters: B clips, C = 3 channels, T frames, H W pixels, N = t * h * w tokens, D 
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.errors import UserError
-from mgm_dali.models.patches import patchify, token_grid
+from mgm_dali.models.patches import patchify
 from mgm_dali.models.vit import BACKBONES, NORM_EPSILON, TokenTrunk, check_video
 
 __all__ = ["Classifier", "build_classifier"]

@@ -5,8 +5,9 @@ Letters: n tokens, P = 1536 values of a token.
 torch's own counter misses fused attention on a CPU (it finds 90 of ViT-B's 115 GFLOP).
 """
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
-from mgm_dali.models.patches import TOKEN_VALUES, token_grid
+from mgm_dali.models.patches import TOKEN_VALUES
 from mgm_dali.models.vit import BACKBONES, MLP_RATIO
 
 __all__ = ["forward_gflops"]

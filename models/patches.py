@@ -8,51 +8,27 @@ K visible tokens, M = N - K hidden tokens, P = 1536 values of a token in (p0, p1
                 (0,0,0) | (0,0,1) |
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
+from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
+from mgm_dali.clips.grid import PatchGrid
+from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES
 
 __all__ = [
     "CHANNELS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "TOKEN_VALUES",
-    "TokenGrid",
     "normalised_pixels",
     "patch_statistics",
     "patchify",
     "split_tokens",
     "take_tokens",
-    "token_grid",
     "unit_pixels",
     "unpatchify",
 ]
 
 CHANNELS = 3
 TOKEN_VALUES = TUBELET_FRAMES * PATCH_PIXELS * PATCH_PIXELS * CHANNELS
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class TokenGrid(NamedTuple):
-    """How many tokens a clip has along time, height and width."""
-
-    t: int
-    h: int
-    w: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.t * self.h * self.w
-
-
-def token_grid(config: ModelConfig) -> TokenGrid:
-    """The grid of a clip: 16 frames of 224 x 224 pixels are 8 x 14 x 14 tokens."""
-    side = config.image_size // PATCH_PIXELS
-    return TokenGrid(config.num_frames // TUBELET_FRAMES, side, side)
 
 
 def patchify(video: Tensor) -> Tensor:
@@ -65,7 +41,7 @@ def patchify(video: Tensor) -> Tensor:
     return tubelets.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(batch, t * h * w, -1)
 
 
-def unpatchify(patches: Tensor, grid: TokenGrid) -> Tensor:
+def unpatchify(patches: Tensor, grid: PatchGrid) -> Tensor:
     """`[B, N, P]` back to `[B, C, T, H, W]`: undoes `patchify`."""
     t, h, w = grid
     tubelets = patches.reshape(

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
 from mgm_dali.models.attention import Attention
-from mgm_dali.models.patches import CHANNELS, take_tokens, token_grid
+from mgm_dali.models.patches import CHANNELS, take_tokens
 from mgm_dali.models.position import sinusoid_table
 
 __all__ = [

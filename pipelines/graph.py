@@ -12,15 +12,14 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.placement import Placement
 
-__all__ = ["GRAPH_OUTPUTS", "IMAGENET_MEAN", "IMAGENET_STD", "clip_pipeline"]
+__all__ = ["GRAPH_OUTPUTS", "clip_pipeline"]
 
 GRAPH_OUTPUTS = ("video", "motion", "motion_valid", "facts", "reason")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def clip_pipeline(feed: ClipFeed, placement: Placement) -> Pipeline:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.models import BACKBONES
-from mgm_dali.models.patches import token_grid
 
 __all__ = ["EVERY_BACKBONE", "normal_clip", "randomised", "tiny_config", "uneven_masks"]
 

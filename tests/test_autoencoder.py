@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from networks import EVERY_BACKBONE, normal_clip, randomised, tiny_config, uneven_masks
 from torch import Tensor
 
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.models import BACKBONES, Autoencoder, build_autoencoder
 from mgm_dali.models.attention import Attention, attend
 from mgm_dali.models.autoencoder import normalised_target
-from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, token_grid, unpatchify
+from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, unpatchify
 from mgm_dali.models.position import sinusoid_table
 
 Weights = dict[str, Tensor]

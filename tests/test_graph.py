@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.clips.crops import Crop
 from mgm_dali.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
 from mgm_dali.motion import MotionField
 from mgm_dali.pipelines.feed import ClipDraw, ClipFeed
-from mgm_dali.pipelines.graph import IMAGENET_MEAN, IMAGENET_STD, clip_pipeline
+from mgm_dali.pipelines.graph import clip_pipeline
 from mgm_dali.pipelines.placement import choose_placement
 from mgm_dali.pipelines.share import Share
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest

@@ -8,7 +8,11 @@ from mgm_dali.config import CELL_PIXELS
 if TYPE_CHECKING:  # only named here: the processes that decode must not pay for importing torch
     import torch
 
-__all__ = ["ClipBatch"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ClipBatch"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Red, green, blue in [0, 1]: how the pixels of a batch are normalised."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
-from mgm_dali.masking.grid import PatchGrid, hidden_per_slice
+from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.masking.scores import (
     MaskInputs,
     Scores,

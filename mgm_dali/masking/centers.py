@@ -7,7 +7,7 @@ the top left corner of the grid; the middle of patch (0, 0) is (0.5, 0.5).
 import torch
 from torch import Tensor
 
-from mgm_dali.masking.grid import PatchGrid
+from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.masking.uniforms import uniform_integers, uniforms
 
 __all__ = ["hold_last", "simulated_centers", "strongest_motion"]

@@ -89,11 +89,16 @@ def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8]
 def _motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
     """The field of one decoded frame of a video: int16 `[h, w, 2]`, and whether it is valid."""
     vectors = vectors_of(frame)
-    # The decoder of MPEG-4 part 2 exports zeros in place of the motion of B-frames.
-    is_placeholder = frame.pict_type == PictureType.B and index_of(path).codec == "mpeg4"
-    if vectors is None or is_placeholder:
+    if vectors is None or _is_placeholder(path, frame, vectors):
         return nothing(frame.width, frame.height), False
     return rasterise(vectors, frame.width, frame.height), True
+
+
+def _is_placeholder(path: str | Path, frame: av.VideoFrame, vectors: NDArray[Any]) -> bool:
+    """Whether these zeros stand for what the decoder of MPEG-4 part 2 knows not of B-frames."""
+    if frame.pict_type != PictureType.B or vectors["motion_x"].any() or vectors["motion_y"].any():
+        return False
+    return index_of(path).codec == "mpeg4"
 
 
 def vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:

@@ -94,7 +94,7 @@ def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int1
     """
     is_future = vectors["source"] > 0
     scale = np.maximum(vectors["motion_scale"], 1).astype(np.int32)
-    factor = np.where(is_future, QUARTER_PELS, -QUARTER_PELS).astype(np.int32)
+    factor = np.where(is_future, np.int32(QUARTER_PELS), np.int32(-QUARTER_PELS))
     displacement = np.empty((len(vectors), 2), dtype=np.int32)
     displacement[:, 0] = vectors["motion_x"] * factor // scale
     displacement[:, 1] = vectors["motion_y"] * factor // scale
@@ -102,10 +102,12 @@ def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int1
         return paint(vectors, displacement, width, height)
     canvas = _Canvas(width, height)
     corners = canvas.corners(vectors)
-    from_future = canvas.fill(corners[:, is_future], displacement[is_future])
-    from_past = canvas.fill(corners[:, ~is_future], displacement[~is_future])
-    is_longer = _squared_length(from_future) > _squared_length(from_past)
-    return np.where(is_longer[:, :, None], from_future, from_past)
+    past_at = canvas.cover(corners, np.flatnonzero(~is_future))
+    future_at = canvas.cover(corners, np.flatnonzero(is_future))
+    length = np.zeros(len(vectors) + 1, dtype=np.int64)
+    length[1:] = displacement[:, 0].astype(np.int64) ** 2 + displacement[:, 1].astype(np.int64) ** 2
+    longer_at = np.where(length.take(future_at) > length.take(past_at), future_at, past_at)
+    return canvas.colour(longer_at, displacement)
 
 
 def paint(
@@ -117,7 +119,8 @@ def paint(
     aligned to 8. What reaches over the right or the lower border of the picture is cut.
     """
     canvas = _Canvas(width, height)
-    return canvas.fill(canvas.corners(blocks), displacement)
+    block_at = canvas.cover(canvas.corners(blocks), np.arange(len(blocks)))
+    return canvas.colour(block_at, displacement)
 
 
 class _Canvas:
@@ -132,28 +135,30 @@ class _Canvas:
 
         A block covers no other cells, as it is at most 16 pixels wide and high.
         """
-        centre_x, half_width = blocks["dst_x"].astype(np.intp), blocks["w"].astype(np.intp) // 2
-        centre_y, half_height = blocks["dst_y"].astype(np.intp), blocks["h"].astype(np.intp) // 2
-        left = (centre_x - half_width) // CELL_PIXELS
-        right = (centre_x + half_width - 1) // CELL_PIXELS
-        top = (centre_y - half_height) // CELL_PIXELS * self.padded_columns
-        bottom = (centre_y + half_height - 1) // CELL_PIXELS * self.padded_columns
-        return np.stack((top + left, top + right, bottom + left, bottom + right))
+        centre_x, half_width = blocks["dst_x"].astype(np.intp), blocks["w"] >> 1
+        centre_y, half_height = blocks["dst_y"].astype(np.intp), blocks["h"] >> 1
+        left, top = centre_x - half_width, centre_y - half_height
+        right, bottom = centre_x + half_width - 1, centre_y + half_height - 1
+        corners = np.empty((4, len(blocks)), dtype=np.intp)
+        for place, (x, y) in enumerate(
+            ((left, top), (right, top), (left, bottom), (right, bottom))
+        ):
+            corners[place] = (x // CELL_PIXELS) + (y // CELL_PIXELS) * self.padded_columns
+        return corners
 
-    def fill(self, corners: NDArray[np.intp], displacement: NDArray[np.int32]) -> NDArray[np.int16]:
+    def cover(self, corners: NDArray[np.intp], numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which of these blocks covers each cell: its number + 1, or 0 for none."""
         block_at = np.zeros(self.padded_columns * self.padded_rows, dtype=np.intp)
-        numbers = np.arange(1, len(displacement) + 1)
-        for corner in corners:
-            np.put(block_at, corner, numbers, mode="clip")  # a broken stream may point outside
-        limit = np.iinfo(np.int16).max
+        # The numbers are repeated for each row of corners; a broken stream may point outside.
+        block_at.put(corners[:, numbers], numbers + 1, mode="clip")
+        return block_at
+
+    def colour(
+        self, block_at: NDArray[np.intp], displacement: NDArray[np.int32]
+    ) -> NDArray[np.int16]:
+        """Gives each cell the displacement of the block that covers it, int16 `[h, w, 2]`."""
         colours = np.zeros((len(displacement) + 1, 2), dtype=np.int16)
-        colours[1:] = np.clip(displacement, -limit, limit)
+        colours[1:] = displacement  # 16 bits hold 8191 pixels
         painted = colours.take(block_at, axis=0)
         painted = painted.reshape(self.padded_rows, self.padded_columns, 2)
         return np.ascontiguousarray(painted[: self.rows, : self.columns])
-
-
-def _squared_length(vectors: NDArray[np.int16]) -> NDArray[np.int32]:
-    wide = vectors.astype(np.int32)
-    length: NDArray[np.int32] = wide[..., 0] ** 2 + wide[..., 1] ** 2
-    return length

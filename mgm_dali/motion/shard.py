@@ -108,10 +108,7 @@ class Shard:
         try:
             yield
         except (lmdb.Error, OSError) as error:
-            free = f"{_free_bytes(self.path) / 1e6:.0f} MB are free on its disk"
-            raise StoreError(
-                f"{self.path}: cannot be {what}: {error} ({free}); {repair}"
-            ) from error
+            raise StoreError(f"{self.path}: cannot be {what}: {error}; {repair}") from error
 
 
 def _require_room(path: Path, num_bytes: int) -> None:

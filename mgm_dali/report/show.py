@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from mgm_dali.clips.batch import ClipBatch
+from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD, ClipBatch
 from mgm_dali.config import (
     PATCH_PIXELS,
     TUBELET_FRAMES,
@@ -31,7 +31,6 @@ from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, PatchGrid, make_mask
 from mgm_dali.models import Autoencoder, build_autoencoder, load_pretrained
 from mgm_dali.models.weight_files import newest_weights
-from mgm_dali.pipelines.graph import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
 from mgm_dali.report.charts import draw_confusion, draw_losses
@@ -122,7 +121,7 @@ def _show_reconstructions(run: Path, output: Path, seed: int, leak_statistics: b
 def _three_rows(
     autoencoder: Autoencoder, batch: ClipBatch, config: RunConfig, leak_statistics: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    grid = PatchGrid(*autoencoder.grid)
+    grid = autoencoder.grid
     mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config.mask)
     with torch.inference_mode():
         made = reconstructed_frames(autoencoder, batch.video, mask, leak_statistics)

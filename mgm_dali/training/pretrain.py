@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.masking import NEEDS_MOTION, PatchGrid, hidden_per_slice, make_mask
+from mgm_dali.masking import NEEDS_MOTION, hidden_per_slice, make_mask
 from mgm_dali.models import build_autoencoder, load_pretrained
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.pipelines.placement import choose_device
@@ -28,7 +28,7 @@ def pretrain(config: RunConfig) -> Path:
     description = [f"precision  {precision}"]
     if config.model.init:
         description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
-    grid = PatchGrid(*autoencoder.grid)
+    grid = autoencoder.grid
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
 
     def loss(engine: Engine, batch: ClipBatch) -> Tensor:

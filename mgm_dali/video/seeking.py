@@ -39,7 +39,8 @@ def decode_by_seeking(
     """
     # libavcodec learns from the first packet alone whether an old x264 made these; without it,
     # all later groups of pictures decode wrongly.
-    if video.codec == "h264" and "444" in (video.stream.codec_context.pix_fmt or ""):
+    picture_format = video.stream.codec_context.format
+    if video.codec == "h264" and picture_format and "444" in picture_format.name:
         return
     for nearest, run in _split_into_runs(index, wanted):
         for key in (nearest, nearest - 1):

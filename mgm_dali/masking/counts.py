@@ -1,23 +1,11 @@
-"""The grid of tokens, and how many of them a mask hides."""
+"""How many tokens a mask hides."""
 
 import math
-from typing import NamedTuple
 
+from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.errors import UserError
 
-__all__ = ["PatchGrid", "hidden_per_slice"]
-
-
-class PatchGrid(NamedTuple):
-    """Tokens of a clip: t slices of h x w patches, flattened in the order (t, h, w)."""
-
-    t: int
-    h: int
-    w: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.t * self.h * self.w
+__all__ = ["hidden_per_slice"]
 
 
 def hidden_per_slice(ratio: float, grid: PatchGrid) -> int:
