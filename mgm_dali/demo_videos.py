@@ -11,8 +11,6 @@ of processes, it has the same bytes.
 import io
 import json
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -25,6 +23,8 @@ from numpy.typing import NDArray
 
 from mgm_dali.demo_scenes import DEMO_CLASSES, draw_video
 from mgm_dali.errors import UserError
+from mgm_dali.files import write_whole
+from mgm_dali.video.workers import leave_with_parent
 
 __all__ = ["DEMO_CLASSES", "ENCODINGS", "make_demo_videos"]
 
@@ -139,7 +139,7 @@ def _make(file: _File) -> None:
     coded = _encode(frames, ENCODINGS[file.encoding])
     if file.broken:
         coded = coded[: len(coded) // 2]  # an MP4 ends with its index: without it none can open it
-    _write_whole(file.path, coded)
+    write_whole(file.path, coded)
 
 
 def _encode(frames: NDArray[np.uint8], encoding: Encoding) -> bytes:
@@ -171,14 +171,7 @@ def _keep_recipe(root: Path, recipe: dict[str, int]) -> None:
             )
         return
     root.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(recipe).encode())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """A reader, or a later run, finds the whole file or none."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, json.dumps(recipe))
 
 
 def _run(tasks: list[list[_File]], num_workers: int) -> Iterator[int]:
@@ -188,7 +181,7 @@ def _run(tasks: list[list[_File]], num_workers: int) -> Iterator[int]:
         return
     # Spawned, not forked: the caller may hold threads of torch or DALI.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _leave_with_parent)
+    pool = ProcessPoolExecutor(num_workers, context, leave_with_parent)
     try:
         for finished in as_completed([pool.submit(_make_all, task) for task in tasks]):
             yield finished.result()
@@ -200,15 +193,3 @@ def _make_all(files: list[_File]) -> int:
     for file in files:
         _make(file)
     return len(files)
-
-
-def _leave_with_parent() -> None:
-    """The workers of a parent that was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

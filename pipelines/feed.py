@@ -9,10 +9,7 @@ clip that cannot be read is replaced by another one of the same manifest, chosen
 draw, and the reason travels with the sample.
 """
 
-import ctypes
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,15 +20,17 @@ from numpy.typing import NDArray
 from mgm_dali.clips.crops import Crop, random_crop, view_crop
 from mgm_dali.clips.order import first_sample, shuffled_video, view_of_video
 from mgm_dali.clips.sampling import random_frames, view_frames
-from mgm_dali.config import CELL_PIXELS, RunConfig
+from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.field import QUARTER_PELS, no_motion
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.reader import VideoError, index_frames, read_frames
+from mgm_dali.video.workers import leave_with_parent
 
-__all__ = ["OUTPUTS", "ClipFeed", "SampleInfo", "no_motion"]
+__all__ = ["OUTPUTS", "ClipFeed", "SampleInfo"]
 
 OUTPUTS = (
     "pixels",  # uint8 [T, H, W, 3] decoded frames, or uint8 [bytes] of the file for NVDEC
@@ -46,8 +45,6 @@ OUTPUTS = (
 )
 REASON_BYTES = 256
 STAND_IN_TRIES = 16
-QUARTERS = 4
-"""Motion travels in quarter pixels."""
 
 
 class SampleInfo(Protocol):
@@ -82,7 +79,7 @@ class ClipFeed:
         """A name of MOTION_SOURCES, or None where nobody looks at motion."""
         self.encoded = False
         """Deliver the file's bytes, for a decoder on the GPU."""
-        self._in_worker = False
+        self._settled = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -184,7 +181,7 @@ class ClipFeed:
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
         source = self.source_for(video)
         if source is None:
-            return no_motion(len(frames), video.height, video.width)
+            return no_motion(len(frames), video.width, video.height)
         return MOTION_SOURCES[source](video.path, frames, self.config.data.motion_store)
 
     def _arrays(
@@ -211,7 +208,8 @@ class ClipFeed:
             "box_start": np.array((crop.top, left), np.float32),
             "box_end": np.array((crop.bottom, right), np.float32),
             "motion_scale": np.array(
-                (sign * size / crop.width / QUARTERS, size / crop.height / QUARTERS), np.float32
+                (sign * size / crop.width / QUARTER_PELS, size / crop.height / QUARTER_PELS),
+                np.float32,
             ),
             "facts": np.array(facts, np.int64),
             "reason": text,
@@ -222,27 +220,14 @@ class ClipFeed:
         """A black clip, so that the batch has its shape while the loader stops the run."""
         video = self.manifest[clip.index]
         pixels = np.zeros((len(clip.frames), video.height, video.width, 3), np.uint8)
-        motion = no_motion(len(clip.frames), video.height, video.width)
+        motion = no_motion(len(clip.frames), video.width, video.height)
         return self._arrays(clip, clip.index, pixels, motion, reason)
 
     def _settle_in_worker(self) -> None:
         """Ties a worker process to its parent: DALI's workers outlive a killed trainer."""
-        if self._in_worker or multiprocessing.parent_process() is None:
-            return
-        self._in_worker = True
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-        if os.getppid() == 1:  # it died before the tie was made
-            os._exit(1)
-
-
-def no_motion(num_frames: int, height: int, width: int) -> MotionField:
-    """A field in which no frame carries vectors."""
-    cells = (-(-height // CELL_PIXELS), -(-width // CELL_PIXELS))
-    return MotionField(
-        np.zeros((num_frames, *cells, 2), np.int16), np.zeros(num_frames, dtype=bool)
-    )
+        if not self._settled and multiprocessing.parent_process() is not None:
+            leave_with_parent()
+        self._settled = True
 
 
 def _mask_seed(sequence: np.random.SeedSequence) -> int:

@@ -118,8 +118,8 @@ def start_rank(
     program = folder.with_name("rank.py")
     program.write_text(RANK)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    numbers = map(str, (rank, world_size, stop_after))
-    command = [sys.executable, program, manifest.path, folder, *numbers]
+    arguments = (program, manifest.path, folder, rank, world_size, stop_after)
+    command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 

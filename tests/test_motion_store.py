@@ -242,6 +242,15 @@ def test_what_is_no_store_of_ours_is_refused(
         MotionStore(tmp_path)
 
 
+def test_a_place_where_no_store_can_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="no store can be made there: Not a directory"),
+        MotionStoreWriter(tmp_path / "file" / "motion", 0, 1),
+    ):
+        pass
+
+
 def test_a_file_that_is_no_shard_is_named(folder: Path, videos: list[Path]) -> None:
     (folder / "shard-00000-of-00002.lmdb").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match=r"shard-00000-of-00002\.lmdb: cannot be opened"):

@@ -3,6 +3,9 @@
     frames        I  P  P  B ...           valid   False  True  True  True
     vectors       -  x  x  x
 
+Two things libavcodec does not tell are frames without vectors here: B-frames of MPEG-4 part 2, and
+the last frame of MPEG-1 and MPEG-2, which it hands out as the stream ends.
+
 T frames, H W pixels, h w cells of 8x8 pixels.
 """
 

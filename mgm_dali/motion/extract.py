@@ -10,8 +10,9 @@ again, also with another number of ranks, it goes on with what is missing.
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.motion import block_matching
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, read_motion
-from mgm_dali.motion.field import MotionField, grid_size, nothing
+from mgm_dali.motion.field import grid_size, no_motion, nothing
 from mgm_dali.motion.records import encode_field
 from mgm_dali.motion.store import MotionStoreWriter, StoreError, fingerprint
 from mgm_dali.video.manifest import Manifest, Video
@@ -71,11 +72,15 @@ def extract(
     Raises `UserError` before any work if the choice or a codec is refused, and `StoreError` if the
     disk is, or gets, full; what is written stays.
     """
-    _require_choice(folder, without_vectors)
+    if without_vectors not in WITHOUT_VECTORS:
+        raise UserError(
+            f"--without-vectors {without_vectors!r}: expected one of {', '.join(WITHOUT_VECTORS)}"
+        )
     if without_vectors == "error":
         _require_vectors(manifest)
     rank, world_size = share
     videos = [manifest[row] for row in range(rank, len(manifest), world_size)]
+    missing: list[int] = []
     written = already_there = 0
     lacking: Counter[str] = Counter()
     reasons: dict[int, str] = {}
@@ -85,7 +90,7 @@ def extract(
             progress(written + already_there + len(reasons), len(videos))
 
     with MotionStoreWriter(folder, rank, world_size) as writer:
-        missing: list[int] = []
+        _keep_choice(folder, without_vectors)
         for place, key in _fingerprints(videos, num_workers):
             if isinstance(key, bytes) and not writer.has(key):
                 missing.append(place)
@@ -95,19 +100,19 @@ def extract(
             else:
                 already_there += 1
             settled()
-        _require_room(folder, [videos[place] for place in missing], world_size)
-        fields = _fields([videos[place] for place in missing], without_vectors, num_workers)
-        for number, made in fields:
-            if isinstance(made, Failure):
-                reasons[missing[number]] = made.reason
-            else:
-                writer.add_record(made.key, made.record)
-                written += 1
-                if not made.from_codec:
-                    lacking[videos[missing[number]].codec] += 1
-            settled()
+        to_read = [videos[place] for place in missing]
+        _require_room(folder, to_read, world_size)
+        with closing(_fields(to_read, without_vectors, num_workers)) as fields:
+            for number, made in fields:
+                if isinstance(made, Failure):
+                    reasons[missing[number]] = made.reason
+                else:
+                    writer.add_record(made.key, made.record)
+                    written += 1
+                    lacking[to_read[number].codec] += not made.from_codec
+                settled()
     failed = [(videos[place].path, reasons[place]) for place in sorted(reasons)]
-    return ExtractReport(written, already_there, dict(sorted(lacking.items())), failed)
+    return ExtractReport(written, already_there, dict(sorted((+lacking).items())), failed)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def _fingerprint_of(video: Video) -> bytes | Failure:
 
 def _fields(
     videos: list[Video], without_vectors: str, num_workers: int
-) -> Iterator[tuple[int, _Encoded | Failure]]:
+) -> Generator[tuple[int, _Encoded | Failure], None, None]:
     return run_in_workers(
         partial(_encode, without_vectors),
         videos,
@@ -152,7 +157,11 @@ def _fields(
 def _encode(without_vectors: str, video: Video) -> _Encoded:
     """Reads a whole video, in a worker process."""
     has_vectors = video.codec in CODECS_WITH_VECTORS
-    motion = read_motion(video.path) if has_vectors else _no_motion(video)
+    motion = (
+        read_motion(video.path)
+        if has_vectors
+        else no_motion(video.num_frames, video.width, video.height)
+    )
     from_codec = bool(motion.valid.any())
     if not from_codec and without_vectors == "error":
         raise VideoError(
@@ -173,18 +182,8 @@ def _encode(without_vectors: str, video: Video) -> _Encoded:
     return _Encoded(key, encode_field(key, motion), from_codec)
 
 
-def _no_motion(video: Video) -> MotionField:
-    grid = nothing(video.width, video.height)
-    vectors = np.zeros((video.num_frames, *grid.shape), np.int16)
-    return MotionField(vectors, np.zeros(video.num_frames, dtype=bool))
-
-
-def _require_choice(folder: Path, without_vectors: str) -> None:
+def _keep_choice(folder: Path, without_vectors: str) -> None:
     """One choice a store: the empty fields of `ignore` must not pass for estimated ones later."""
-    if without_vectors not in WITHOUT_VECTORS:
-        raise UserError(
-            f"--without-vectors {without_vectors!r}: expected one of {', '.join(WITHOUT_VECTORS)}"
-        )
     if without_vectors == "error":
         return
     note = folder / "without-vectors.txt"

@@ -18,6 +18,7 @@ __all__ = [
     "MotionField",
     "gather",
     "grid_size",
+    "no_motion",
     "nothing",
     "paint",
     "rasterise",
@@ -71,6 +72,12 @@ def nothing(width: int, height: int) -> NDArray[np.int16]:
     """The field of a frame without vectors, int16 `[h, w, 2]`."""
     columns, rows = grid_size(width, height)
     return np.zeros((rows, columns, 2), dtype=np.int16)
+
+
+def no_motion(num_frames: int, width: int, height: int) -> MotionField:
+    """A field in which no frame carries vectors."""
+    vectors = np.zeros((num_frames, *nothing(width, height).shape), dtype=np.int16)
+    return MotionField(vectors, np.zeros(num_frames, dtype=np.bool_))
 
 
 def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
@@ -137,13 +144,15 @@ class _Canvas:
         """
         centre_x, half_width = blocks["dst_x"].astype(np.intp), blocks["w"] >> 1
         centre_y, half_height = blocks["dst_y"].astype(np.intp), blocks["h"] >> 1
-        left, top = centre_x - half_width, centre_y - half_height
-        right, bottom = centre_x + half_width - 1, centre_y + half_height - 1
+        left = (centre_x - half_width) // CELL_PIXELS
+        right = (centre_x + half_width - 1) // CELL_PIXELS
+        top = (centre_y - half_height) // CELL_PIXELS * self.padded_columns
+        bottom = (centre_y + half_height - 1) // CELL_PIXELS * self.padded_columns
         corners = np.empty((4, len(blocks)), dtype=np.intp)
         for place, (x, y) in enumerate(
             ((left, top), (right, top), (left, bottom), (right, bottom))
         ):
-            corners[place] = (x // CELL_PIXELS) + (y // CELL_PIXELS) * self.padded_columns
+            np.add(x, y, out=corners[place])
         return corners
 
     def cover(self, corners: NDArray[np.intp], numbers: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -114,8 +114,13 @@ class MotionStoreWriter:
         self._last_commit = time.monotonic()
 
     def __enter__(self) -> Self:
-        if not (self.folder / "store.json").exists():
-            write_whole(self.folder / "store.json", json.dumps({"format": FORMAT}) + "\n")
+        try:
+            if not (self.folder / "store.json").exists():
+                write_whole(self.folder / "store.json", json.dumps({"format": FORMAT}) + "\n")
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: no store can be made there: {error.strerror}; name another folder"
+            ) from None
         _require_format(self.folder)
         _close_shards()  # a process can have a file open once
         try:

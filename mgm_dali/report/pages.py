@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from mgm_dali.report.saving import write_whole
+from mgm_dali.files import write_whole
 
 __all__ = ["KeyFigure", "Picture", "Report", "Section", "Table", "write_report"]
 
@@ -78,7 +78,7 @@ def write_report(folder: str | Path, report: Report) -> Path:
             if not (folder / picture.file).is_file():
                 raise FileNotFoundError(f"{folder / picture.file}: picture of a report is missing")
     page = folder / "index.html"
-    write_whole(page, _page(folder, report).encode())
+    write_whole(page, _page(folder, report))
     return page
 
 

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["beside", "save_animation", "save_figure", "write_whole"]
+from mgm_dali.files import write_whole
+
+__all__ = ["beside", "save_animation", "save_figure"]
 
 Frames = NDArray[np.uint8]
 
@@ -33,7 +35,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
         pad_inches=0.12,
         metadata={"Software": None},
     )
-    write_whole(path, png.getvalue())
+    write_whole(Path(path), png.getvalue())
 
 
 def save_animation(frames: Frames, path: str | Path, fps: float = 8.0) -> None:
@@ -44,7 +46,7 @@ def save_animation(frames: Frames, path: str | Path, fps: float = 8.0) -> None:
         raise ValueError(f"{path}: expected one of {', '.join(writers)}")
     times = max(1, -(-SMALLEST_SIDE_PIXELS // min(frames.shape[1:3])))
     enlarged = frames.repeat(times, axis=1).repeat(times, axis=2)
-    write_whole(path, writers[suffix](enlarged, fps))
+    write_whole(Path(path), writers[suffix](enlarged, fps))
 
 
 def beside(videos: Sequence[Frames], gap_pixels: int = 2) -> Frames:
@@ -52,15 +54,6 @@ def beside(videos: Sequence[Frames], gap_pixels: int = 2) -> Frames:
     gap = np.full_like(videos[0][:, :, :gap_pixels], 255)
     parts = [part for video in videos for part in (video, gap)]
     return np.concatenate(parts[:-1], axis=2)
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """A reader finds the whole file, or what was there before."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _as_gif(frames: Frames, fps: float) -> bytes:

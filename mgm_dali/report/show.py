@@ -4,6 +4,7 @@ Every clip comes through the same pipeline as in training, so the pictures show 
 sees: motion and masks after crop and resize.
 """
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -38,7 +39,7 @@ from mgm_dali.report.draw import cover_hidden, draw_masks, draw_motion, draw_rec
 from mgm_dali.report.reconstruction import reconstructed_frames
 from mgm_dali.report.saving import beside, save_animation, save_figure
 from mgm_dali.training.metrics import read_metrics
-from mgm_dali.video.manifest import Video, write_manifest
+from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 
 __all__ = ["clip_of_video", "show", "show_run", "show_video"]
@@ -130,7 +131,7 @@ def _three_rows(
 
 
 def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
-    """The middle clips of the first videos that the run was to be judged on, or trained on."""
+    """The middle clips of some videos that the run was to be judged on, or trained on."""
     data = config.data.model_copy(
         update={"val": config.data.val or config.data.train, "num_workers": 0}
     )
@@ -144,8 +145,14 @@ def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
             "decode": "cpu",
         }
     )
-    loader = ClipLoader(config, "evaluate", Share(1), needs_motion=True)
-    return [batch for batch, _ in zip(loader, range(NUM_CLIPS), strict=False)]
+    # Manifests are sorted by class: rows far apart show different ones.
+    apart = max(1, len(read_manifest(data.val)) // NUM_CLIPS)
+    places = [number * apart + apart // 2 for number in range(NUM_CLIPS)]
+    loaders = (
+        ClipLoader(config, "evaluate", Share(1, first_forward=place), needs_motion=True)
+        for place in places
+    )
+    return [batch for loader in loaders for batch in itertools.islice(loader, 1)]
 
 
 def clip_of_video(path: Path, seed: int) -> tuple[ClipBatch, str]:

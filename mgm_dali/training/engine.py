@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import socket
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,11 @@ def _import_deepspeed(device: torch.device) -> Any:
     import deepspeed
 
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)
-    # Its shared-memory all-reduce for CPUs is compiled at run time and waits for ever for a rank
-    # that was killed; gloo notices within a second.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cpu":
+        # No compiled operators: the one for CPUs, an all-reduce in shared memory, waits for ever
+        # for a rank that was killed, where gloo notices within a second; and probing which others
+        # would compile takes seconds and prints the linker's complaints.
+        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     return deepspeed
 
 

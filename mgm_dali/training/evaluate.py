@@ -14,6 +14,7 @@ from torch import nn
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.files import write_whole
 from mgm_dali.models import build_classifier, load_pretrained
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
@@ -84,7 +85,7 @@ def evaluate_network(config: RunConfig, network: nn.Module, world: World, weight
             _write_predictions(
                 config.output_dir / "predictions.csv", probabilities, loader.manifest
             )
-            _write_whole(
+            write_whole(
                 config.output_dir / "evaluation.json", json.dumps(asdict(verdict), indent=1)
             )
         log.line(
@@ -177,13 +178,7 @@ def _write_predictions(path: Path, probabilities: NDArray[np.float64], manifest:
             best = int(values.argmax())
             outcome = (best, f"{values[best]:.6f}")
         writer.writerow((manifest[row].path, int(manifest.labels[row]), *outcome))
-    _write_whole(path, table.getvalue())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, table.getvalue())
 
 
 def _has_weights(run: Path) -> bool:

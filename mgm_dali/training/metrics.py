@@ -7,6 +7,8 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import Self
 
+from mgm_dali.files import write_whole
+
 __all__ = ["MetricsFile", "read_metrics"]
 
 
@@ -66,6 +68,4 @@ def _cut_behind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    temporary = path.with_suffix(".new")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -6,6 +6,7 @@ from typing import Any
 
 from mgm_dali.config import RunConfig, dump_config, load_config
 from mgm_dali.errors import UserError
+from mgm_dali.files import write_whole
 from mgm_dali.training.engine import World
 
 __all__ = ["keep_config"]
@@ -34,10 +35,7 @@ def keep_config(run: Path, config: RunConfig, world: World) -> None:
             )
     world.barrier()  # nobody writes before all have read
     if world.is_first:
-        run.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".new")
-        partial.write_text(dump_config(config), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, dump_config(config))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:

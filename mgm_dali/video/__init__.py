@@ -1,0 +1,1 @@
+"""Video files: which there are, what is in them, and their frames by number."""

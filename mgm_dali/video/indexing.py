@@ -9,6 +9,7 @@ list     some folder/clip.mp4 12          the label comes last; a comma before i
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +83,14 @@ def index_source(
         num_workers=num_workers,
         seconds_allowed=lambda path: timeout_seconds * max(1.0, _size(path) / BYTES_PER_TIMEOUT),
     )
-    for done, (number, outcome) in enumerate(outcomes, len(paths) - len(sound) + 1):
-        if isinstance(outcome, Failure):
-            problems[sound[number]] = outcome.reason
-        else:
-            facts[sound[number]] = outcome
-        if progress is not None:
-            progress(done, len(paths))
+    with closing(outcomes):
+        for done, (number, outcome) in enumerate(outcomes, len(paths) - len(sound) + 1):
+            if isinstance(outcome, Failure):
+                problems[sound[number]] = outcome.reason
+            else:
+                facts[sound[number]] = outcome
+            if progress is not None:
+                progress(done, len(paths))
     videos = [
         Video(path=path, label=label, **vars(facts[place]))
         for place, (path, label) in enumerate(found.files)

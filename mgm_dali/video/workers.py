@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -41,12 +41,13 @@ def run_in_workers(
     *,
     num_workers: int,
     seconds_allowed: Callable[[Item], float],
-) -> Iterator[tuple[int, Result | Failure]]:
+) -> Generator[tuple[int, Result | Failure], None, None]:
     """Calls `function` for every item in spawned processes; yields (place in `items`, outcome).
 
     Outcomes come as they are ready, so that none waits for a slow one before it. An item fails if
     the function raises, if its process dies, or after the seconds that it is allowed. Less than one
-    worker counts as one. The processes end with the iteration, or with this process.
+    worker counts as one. The processes end with the iteration (close it if you leave it early), or
+    with this process.
 
     Raises `UserError` if a process ends before it has begun to work.
     """
