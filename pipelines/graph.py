@@ -40,9 +40,11 @@ def clip_pipeline(feed: ClipFeed, placement: Placement) -> Pipeline:
     with pipeline:
         clip = _read(feed)
         pixels, motion = clip["pixels"], clip["motion"]
-        if placement.decode == "nvdec":
+        if feed.encoded:
+            # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
+            decoder = "mixed" if cuda else "cpu"
             pixels = fn.decoders.video(
-                pixels, device="mixed", frames=clip["frames"], pad_mode="none"
+                pixels, device=decoder, frames=clip["frames"], pad_mode="none"
             )
         elif cuda:
             pixels = pixels.gpu()
