@@ -132,9 +132,9 @@ def _three_rows(
 
 def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
     """The middle clips of some videos that the run was to be judged on, or trained on."""
-    data = config.data.model_copy(
-        update={"val": config.data.val or config.data.train, "num_workers": 0}
-    )
+    manifest = config.data.val or config.data.train
+    assert manifest is not None, "a run that was trained has a manifest"
+    data = config.data.model_copy(update={"val": manifest, "num_workers": 0})
     one_view = EvaluationConfig(num_segments=1, num_crops=1, batch_size=1)
     config = config.model_copy(
         update={
@@ -146,7 +146,7 @@ def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
         }
     )
     # Manifests are sorted by class: rows far apart show different ones.
-    apart = max(1, len(read_manifest(data.val)) // NUM_CLIPS)
+    apart = max(1, len(read_manifest(manifest)) // NUM_CLIPS)
     places = [number * apart + apart // 2 for number in range(NUM_CLIPS)]
     loaders = (
         ClipLoader(config, "evaluate", Share(1, first_forward=place), needs_motion=True)
