@@ -118,7 +118,7 @@ def demo_configs(out: Path) -> tuple[RunConfig, RunConfig]:
         "model": {**network, "init": out / "pretrain"},
         "training": {
             **optimiser,
-            "epochs": 3.5,
+            "epochs": 4,
             "batch_size": 16,
             "base_lr": 3.2e-2,  # 2e-3 for 16 clips
             "warmup_epochs": 0.5,

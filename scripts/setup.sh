@@ -23,7 +23,7 @@ esac
 say "GPU: $gpu${driver:+ (driver $driver)}; DALI build: $dali; environment: $venv"
 
 "$python" -m venv "$venv"
-pip="$venv/bin/pip --disable-pip-version-check --quiet"
+pip="$venv/bin/pip --disable-pip-version-check -qq"
 $pip install --upgrade pip
 
 if "$venv/bin/python" -c "import torch" 2>/dev/null; then

@@ -4,7 +4,6 @@ Every clip comes through the same pipeline as in training, so the pictures show 
 sees: motion and masks after crop and resize.
 """
 
-import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -134,25 +133,15 @@ def _clips_of_run(config: RunConfig, seed: int) -> list[ClipBatch]:
     """The middle clips of some videos that the run was to be judged on, or trained on."""
     manifest = config.data.val or config.data.train
     assert manifest is not None, "a run that was trained has a manifest"
-    data = config.data.model_copy(update={"val": manifest, "num_workers": 0})
-    one_view = EvaluationConfig(num_segments=1, num_crops=1, batch_size=1)
-    config = config.model_copy(
-        update={
-            "data": data,
-            "evaluation": one_view,
-            "seed": seed,
-            "device": "cpu",
-            "decode": "cpu",
-        }
-    )
     # Manifests are sorted by class: rows far apart show different ones.
-    apart = max(1, len(read_manifest(manifest)) // NUM_CLIPS)
-    places = [number * apart + apart // 2 for number in range(NUM_CLIPS)]
-    loaders = (
-        ClipLoader(config, "evaluate", Share(1, first_forward=place), needs_motion=True)
-        for place in places
+    num_videos = len(read_manifest(manifest))
+    apart = max(1, num_videos // NUM_CLIPS)
+    config = RunConfig(
+        seed=seed, data=DataConfig(val=manifest), clip=config.clip, model=config.model
     )
-    return [batch for loader in loaders for batch in itertools.islice(loader, 1)]
+    return [
+        _middle_clip(config, row)[0] for row in range(apart // 2, num_videos, apart)[:NUM_CLIPS]
+    ]
 
 
 def clip_of_video(path: Path, seed: int) -> tuple[ClipBatch, str]:
@@ -164,21 +153,29 @@ def clip_of_video(path: Path, seed: int) -> tuple[ClipBatch, str]:
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder) / "video.csv"
         write_manifest(manifest, [Video(path=path, label=None, **vars(facts))], ())
-        config = RunConfig(
-            seed=seed,
-            device="cpu",
-            model=model,
-            data=DataConfig(val=manifest, num_workers=0),
-            clip=ClipConfig(stride_frames=stride),
-            motion=MotionConfig(source="codec", without_vectors="block_matching"),
-            evaluation=EvaluationConfig(num_segments=1, num_crops=1, batch_size=1),
-        )
-        loader = ClipLoader(config, "evaluate", Share(1), needs_motion=True)
-        batch = next(iter(loader))
-    if loader.skipped:
-        raise UserError(f"{path}: {loader.skipped[0].reason}")
-    source = loader.motion_source_of(0)
+        data, clip = DataConfig(val=manifest), ClipConfig(stride_frames=stride)
+        batch, source = _middle_clip(RunConfig(seed=seed, data=data, clip=clip, model=model), 0)
     return batch, "of the codec" if source == "codec" else f"by {source} ({facts.codec} has none)"
+
+
+def _middle_clip(config: RunConfig, row: int) -> tuple[ClipBatch, str | None]:
+    """One manifest row's middle clip, as a batch of one, and its motion source: always live.
+
+    Raises `UserError` if the video cannot be read.
+    """
+    sections = {
+        "device": "cpu",
+        "decode": "cpu",
+        "data": config.data.model_copy(update={"num_workers": 0}),
+        "motion": MotionConfig(source="codec", without_vectors="block_matching"),
+        "evaluation": EvaluationConfig(num_segments=1, num_crops=1, batch_size=1),
+    }
+    share = Share(batch_size=1, first_forward=row)
+    loader = ClipLoader(config.model_copy(update=sections), "evaluate", share, needs_motion=True)
+    batch = next(iter(loader))
+    if loader.skipped:
+        raise UserError(f"{loader.skipped[0].path}: {loader.skipped[0].reason}")
+    return batch, loader.motion_source_of(row)
 
 
 def frames_of(batch: ClipBatch) -> NDArray[np.uint8]:
