@@ -19,6 +19,9 @@ from mgm_dali.pipelines.placement import Placement
 
 __all__ = ["GRAPH_OUTPUTS", "clip_pipeline"]
 
+Box = tuple[DataNode, DataNode]
+"""(top, left) and (bottom, right) in source pixels, float32 `[2]` a sample."""
+
 GRAPH_OUTPUTS = ("video", "motion", "motion_valid", "facts", "reason")
 
 
@@ -39,7 +42,8 @@ def clip_pipeline(feed: ClipFeed, placement: Placement) -> Pipeline:
     )
     with pipeline:
         clip = _read(feed)
-        pixels, motion = clip["pixels"], clip["motion"]
+        pixels, motion, valid = clip["pixels"], clip["motion"], clip["motion_valid"]
+        scale = clip["motion_scale"]
         if feed.encoded:
             # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
             decoder = "mixed" if cuda else "cpu"
@@ -48,13 +52,14 @@ def clip_pipeline(feed: ClipFeed, placement: Placement) -> Pipeline:
             )
         elif cuda:
             pixels = pixels.gpu()
-        if cuda:
-            motion = motion.gpu()
+        if cuda:  # boxes stay on the host: they are arguments, not data
+            motion, valid, scale = motion.gpu(), valid.gpu(), scale.gpu()
+        box = clip["box_start"], clip["box_end"]
         size = feed.config.model.image_size
         pipeline.set_outputs(
-            _crop_video(pixels, clip["box_start"], clip["box_end"], size),
-            _crop_motion(motion, clip, size // CELL_PIXELS),
-            clip["motion_valid"].gpu() if cuda else clip["motion_valid"],
+            _crop_video(pixels, box, size),
+            _crop_motion(motion, box, size // CELL_PIXELS) * scale,
+            valid,
             clip["facts"],
             clip["reason"],
         )
@@ -94,8 +99,9 @@ def _read(feed: ClipFeed) -> dict[str, DataNode]:
     return dict(zip(feed.outputs, nodes, strict=True))
 
 
-def _crop_video(pixels: DataNode, start: DataNode, end: DataNode, size: int) -> DataNode:
+def _crop_video(pixels: DataNode, box: Box, size: int) -> DataNode:
     """uint8 FHWC to normalised float32 CFHW of `size` x `size`; a box run backwards mirrors."""
+    start, end = box
     resized = fn.resize(
         pixels,
         roi_start=start,
@@ -113,16 +119,17 @@ def _crop_video(pixels: DataNode, start: DataNode, end: DataNode, size: int) -> 
     )
 
 
-def _crop_motion(motion: DataNode, clip: dict[str, DataNode], cells: int) -> DataNode:
-    """int16 quarter source pixels to float32 crop pixels on the crop's own 8x8 cells.
+def _crop_motion(motion: DataNode, box: Box, cells: int) -> DataNode:
+    """int16 vectors on the source's 8x8 cells to float32 on the crop's own, values untouched.
 
     Nearest neighbour, because a vector between two others is the motion of neither.
     """
+    start, end = box
     resized = fn.resize(
         motion,
-        roi_start=clip["box_start"] / np.float32(CELL_PIXELS),
-        roi_end=clip["box_end"] / np.float32(CELL_PIXELS),
+        roi_start=start / np.float32(CELL_PIXELS),
+        roi_end=end / np.float32(CELL_PIXELS),
         size=(cells, cells),
         interp_type=types.INTERP_NN,
     )
-    return fn.cast(resized, dtype=types.FLOAT) * clip["motion_scale"]
+    return fn.cast(resized, dtype=types.FLOAT)
