@@ -9,7 +9,7 @@ Exit status: 0 done; 1 the input or the machine is at fault, said in one line; 2
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -146,9 +146,22 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        rank = os.environ.get("RANK", "0")
-        typer.echo(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on where the last checkpoint is", err=True)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:  # not about a file that somebody named
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("nvidia", "deepspeed"):
+            raise
+        _fail(f"{error.name} is not installed; `mgm-dali doctor` says how to get it")
+    except SystemExit as left:
+        if left.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        raise
+
+
+def _fail(message: str) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    typer.echo(f"{'' if rank == '0' else f'[rank {rank}] '}error: {message}", err=True)
+    sys.exit(1)

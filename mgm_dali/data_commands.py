@@ -1,6 +1,7 @@
 """`index` and `extract`: the work with a progress bar around it, and a summary behind it."""
 
 import csv
+import io
 import os
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import write_whole
 from mgm_dali.motion.extract import ExtractReport, extract
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
@@ -32,10 +34,7 @@ def index_videos(
         report = index_source(source, num_workers=num_workers, progress=advance)
     if report.rejected:
         rejected = output.with_name(f"{output.stem}-rejected.csv")
-        _write_rejected(rejected, report.rejected)
-        for path, reason in report.rejected[:5]:
-            say(f"rejected {path}: {reason}")
-        say(f"{len(report.rejected)} file(s) rejected, all listed in {rejected}")
+        _list_bad_files(rejected, report.rejected, "rejected")
     if report.ignored:
         say(f"{report.ignored} file(s) ignored: they do not have the suffix of a video")
     if not report.videos:
@@ -58,24 +57,29 @@ def index_videos(
 def extract_motion(
     manifest: Path, output: Path, *, without_vectors: str = "error", num_workers: int = 2
 ) -> ExtractReport:
-    """Fills the motion store; under a launcher each rank takes its share of the videos."""
+    """Fills the motion store; under deepspeed, torchrun or srun each rank takes its share.
+
+    Raises `UserError` if not a single video gave its motion.
+    """
+    rank, world_size = _share_of_launcher()
     with progress_bar("extracting motion") as advance:
         report = extract(
             read_manifest(manifest),
             output,
             without_vectors=without_vectors,
             num_workers=num_workers,
-            share=(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))),
+            share=(rank, world_size),
             progress=advance,
         )
-    for path, reason in report.failed[:5]:
-        say(f"failed {path}: {reason}")
+    if report.failed:
+        _list_bad_files(output / f"failed-{rank}.csv", report.failed, "failed")
     counted = ", ".join(f"{count} {codec}" for codec, count in report.without_vectors.items())
     say(
         f"motion of {report.written} videos written to {output}, {report.already_there} were there"
         + (f"; without codec vectors ({without_vectors}): {counted}" if counted else "")
-        + (f"; {len(report.failed)} failed" if report.failed else "")
     )
+    if report.failed and not report.written and not report.already_there:
+        raise UserError(f"{manifest}: the motion of none of its videos could be read; see above")
     return report
 
 
@@ -104,10 +108,21 @@ def say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _write_rejected(path: Path, rejected: Sequence[tuple[Path, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files are bytes: those that are not UTF-8 pass unharmed.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "reason"))
-        writer.writerows(rejected)
+def _share_of_launcher() -> tuple[int, int]:
+    """(rank, number of ranks), from whichever launcher started this process."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+def _list_bad_files(table: Path, bad: Sequence[tuple[Path, str]], what: str) -> None:
+    """All of them into a CSV, the first few on the console."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "reason"))
+    writer.writerows(bad)
+    write_whole(table, text.getvalue())
+    for path, reason in bad[:5]:
+        say(f"{what} {path}: {reason}")
+    say(f"{len(bad)} file(s) {what}, all listed in {table}")

@@ -1,6 +1,5 @@
 """`mgm-dali doctor`: what this machine can do, each line with the repair."""
 
-import ctypes.util
 import importlib.metadata
 import os
 import platform
@@ -46,9 +45,7 @@ def _python() -> Finding:
 def _cores() -> Finding:
     cores = len(os.sched_getaffinity(0))
     if cores < 4:
-        return Finding(
-            "limited", f"{cores}", "decoding shares the cores; expect about 13 clips/s each"
-        )
+        return Finding("limited", f"{cores}", "decoding and training share them")
     return Finding("ok", f"{cores}")
 
 
@@ -91,7 +88,9 @@ def _dali() -> Finding:
 
 
 def _nvdec() -> Finding:
-    if ctypes.util.find_library("nvcuvid"):
+    from mgm_dali.pipelines.placement import has_nvdec
+
+    if has_nvdec():
         return Finding("ok", "libnvcuvid found")
     return Finding(
         "limited",

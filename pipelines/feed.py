@@ -198,7 +198,7 @@ class ClipFeed:
         label = int(self.manifest.labels[clip.index])
         facts = (label, index, clip.view, clip.seed, int(bool(reason)))
         text = np.zeros(REASON_BYTES, np.uint8)
-        encoded = reason.encode()[:REASON_BYTES]
+        encoded = reason.encode(errors="replace")[:REASON_BYTES]
         text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         arrays: dict[str, NDArray[Any]] = {
             "pixels": pixels,
@@ -217,9 +217,13 @@ class ClipFeed:
         return tuple(arrays[name] for name in self.outputs)
 
     def _blank(self, clip: ClipDraw, reason: str) -> tuple[NDArray[Any], ...]:
-        """A black clip, so that the batch has its shape while the loader stops the run."""
+        """A black clip, so that the batch has its shape while the loader stops the run.
+
+        A decoder on the GPU cannot be given one: it will refuse the empty file, and say so.
+        """
         video = self.manifest[clip.index]
-        pixels = np.zeros((len(clip.frames), video.height, video.width, 3), np.uint8)
+        shape = (len(clip.frames), video.height, video.width, 3)
+        pixels = np.zeros((1,) if self.encoded else shape, np.uint8)
         motion = no_motion(len(clip.frames), video.width, video.height)
         return self._arrays(clip, clip.index, pixels, motion, reason)
 

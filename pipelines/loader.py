@@ -13,6 +13,7 @@ from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import CELL_PIXELS, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.store import MotionStore
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.graph import GRAPH_OUTPUTS, clip_pipeline
 from mgm_dali.pipelines.placement import choose_placement
@@ -35,7 +36,8 @@ class ClipLoader:
     """Iterates over `ClipBatch`es; `make_loader` is the way to one.
 
     Training stages have no end (a step count ends the run); "evaluate" ends after the last view.
-    Raises `UserError` while iterating once more clips are bad than `data.max_skipped` allows.
+    Once more clips are bad than `data.max_skipped` allows, iterating raises `UserError`; where
+    several ranks train together, `problem` says it, and they stop together.
     """
 
     def __init__(
@@ -45,17 +47,19 @@ class ClipLoader:
             needs_motion = stage == "pretrain"
         self.stage = stage
         self.share = share
-        self.placement = choose_placement(config, needs_motion)
         self.manifest = _manifest_for(config, stage)
+        self.placement = choose_placement(config, self.manifest, needs_motion=needs_motion)
         self.skipped: list[Skipped] = []
         self.replaced: list[int] = []
         """Places in the newest batch that hold a stand-in."""
+        self.problem: str | None = None
+        """Why the run must stop, where several ranks have to agree on it first."""
         self.samples_seen = 0
         self._max_skipped = config.data.max_skipped
         self._feed = ClipFeed(self.manifest, config, stage, share)
         self._feed.motion_source = self.placement.motion_source
         self._feed.encoded = self.placement.decode == "nvdec"
-        _check_vectors(self.manifest, config, self.placement.motion_source)
+        _check_motion(self.manifest, config, self.placement.motion_source)
         _check_shared_memory(self.manifest, config, share, encoded=self._feed.encoded)
         self._batches = DALIGenericIterator(
             [clip_pipeline(self._feed, self.placement)],
@@ -76,8 +80,15 @@ class ClipLoader:
         return len(self.manifest) // together
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        for (outputs,) in self._batches:
-            yield self._batch(outputs)
+        try:
+            for (outputs,) in self._batches:
+                yield self._batch(outputs)
+        except RuntimeError as error:  # NVDEC refuses a whole batch for one file it cannot decode
+            last = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"DALI's pipeline stopped: {last}; `mgm-dali doctor` says what this machine has, "
+                "and decode=cpu decodes without NVDEC"
+            ) from error
 
     def _batch(self, outputs: dict[str, torch.Tensor]) -> ClipBatch:
         facts = outputs["facts"].cpu()
@@ -107,11 +118,13 @@ class ClipLoader:
         allowed = self._max_skipped * max(self.samples_seen, epoch)
         if self.stage != "evaluate" and len(self.skipped) > allowed:
             last = self.skipped[-1]
-            raise UserError(
+            self.problem = (
                 f"{len(self.skipped)} of {self.samples_seen} clips could not be read, more than "
                 f"data.max_skipped = {self._max_skipped:.1%} allows; the last was {last.path}: "
                 f"{last.reason}. Mend or remove the files listed in skipped.csv, or raise the limit"
             )
+            if self.share.world_size == 1:
+                raise UserError(self.problem)
 
 
 def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
@@ -125,8 +138,11 @@ def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
     return read_manifest(path)
 
 
-def _check_vectors(manifest: Manifest, config: RunConfig, source: str | None) -> None:
-    """Live vectors of a codec that has none would look like a still scene: refuse early."""
+def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> None:
+    """Refuses early what would look like a still scene, or fail clip after clip."""
+    if source == "store":
+        assert config.data.motion_store is not None
+        MotionStore(config.data.motion_store)
     if source != "codec" or config.motion.without_vectors != "error":
         return
     for place, codec in enumerate(manifest.codec_names):

@@ -6,6 +6,7 @@ cpu     cuda     PyAV, copied to the GPU         codec in the same pass, or stor
 cpu     cpu      PyAV                            codec in the same pass, or store
 """
 
+import ctypes.util
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +15,13 @@ import torch
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.video.manifest import Manifest
 
-__all__ = ["Placement", "choose_device", "choose_placement"]
+__all__ = ["Placement", "choose_device", "choose_placement", "has_nvdec"]
+
+NVDEC_CODECS = frozenset({"h264", "hevc"})
+NVDEC_SMALLEST_PIXELS = 144
+"""What `decode: auto` trusts NVDEC with; `decode: nvdec` hands it anything."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,19 @@ def choose_device(config: RunConfig) -> torch.device:
             "device: cuda was asked for, but PyTorch sees no GPU; "
             "run `mgm-dali doctor`, or set device=cpu"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"rank {number} of this machine has no GPU: it has {count}; start as many ranks as GPUs"
+        )
+    return torch.device("cuda", number)
 
 
-def choose_placement(config: RunConfig, needs_motion: bool) -> Placement:
+def choose_placement(config: RunConfig, manifest: Manifest, *, needs_motion: bool) -> Placement:
     """Resolves the config's `auto`s by what the machine and the data have."""
     device = choose_device(config)
     source, source_reason = _choose_motion(config, needs_motion)
-    decode, decode_reason = _choose_decoder(config, device, source)
+    decode, decode_reason = _choose_decoder(config, manifest, device, source)
     return Placement(device, decode, source, f"{decode_reason}; {source_reason}")
 
 
@@ -66,8 +77,13 @@ def _choose_motion(config: RunConfig, needs_motion: bool) -> tuple[str | None, s
     return config.motion.source, f"motion from {config.motion.source}: asked for"
 
 
+def has_nvdec() -> bool:
+    """Whether the driver brings its video decoder; containers may leave it out."""
+    return ctypes.util.find_library("nvcuvid") is not None
+
+
 def _choose_decoder(
-    config: RunConfig, device: torch.device, source: str | None
+    config: RunConfig, manifest: Manifest, device: torch.device, source: str | None
 ) -> tuple[Literal["nvdec", "cpu"], str]:
     if config.decode == "nvdec" and device.type == "cpu":
         raise UserError("decode: nvdec needs device: cuda; set decode=cpu or device=cuda")
@@ -75,6 +91,11 @@ def _choose_decoder(
         return config.decode, f"{config.decode} decoding: asked for"
     if device.type == "cpu":
         return "cpu", "cpu decoding by PyAV: there is no GPU in this run"
-    if source in (None, "store"):
-        return "nvdec", "nvdec decoding: a GPU, and no vectors to be read from the stream"
-    return "cpu", "cpu decoding by PyAV: live vectors need a CPU decode anyway"
+    if source not in (None, "store"):
+        return "cpu", "cpu decoding by PyAV: live vectors need a CPU decode anyway"
+    if not has_nvdec():
+        return "cpu", "cpu decoding by PyAV: the driver's video decoder, libnvcuvid, is not there"
+    smallest = int(min(manifest.widths.min(), manifest.heights.min()))
+    if not set(manifest.codec_names) <= NVDEC_CODECS or smallest < NVDEC_SMALLEST_PIXELS:
+        return "cpu", "cpu decoding by PyAV: some videos have a codec or size NVDEC may refuse"
+    return "nvdec", "nvdec decoding: a GPU, and no vectors to be read from the stream"

@@ -3,7 +3,6 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import pytest
 

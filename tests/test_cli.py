@@ -32,8 +32,10 @@ def error_line(monkeypatch, capfd):
             main()
         said = capfd.readouterr().err.strip()
         assert left.value.code == 1, said
+        assert "Traceback" not in said
+        # What a command had to tell before it failed is plain text; the error is one line.
         *before, line = said.splitlines()
-        assert line.startswith("error: ") and not any("error: " in other for other in before)
+        assert line.startswith("error: ") and not any("rror" in other for other in before), said
         return line
 
     return run
@@ -148,6 +150,56 @@ def test_a_gpu_that_is_not_there_is_one_line(empty_config, error_line):
         pytest.skip("there is one")
     line = error_line("pretrain", empty_config, "device=cuda")
     assert "PyTorch sees no GPU" in line and "mgm-dali doctor" in line
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    from mgm_dali import doctor
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run_doctor", interrupted)
+    monkeypatch.setattr(sys, "argv", ["mgm-dali", "doctor"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_one_line(empty_config, error_line):
+    (empty_config.parent / "file").write_text("")
+    output = empty_config.parent / "file" / "run"
+    line = error_line("pretrain", empty_config, f"output_dir={output}", "data.train=a.csv")
+    assert str(output) in line
+
+
+HEADER = "path,label,num_frames,fps,width,height,codec,duration_seconds\n"
+
+
+def test_manifests_of_different_classes_are_one_line(empty_config, error_line):
+    folder = empty_config.parent
+    for name, classes in (("train", "run\nwalk\n"), ("val", "walk\nrun\n")):
+        (folder / f"{name}.csv").write_text(HEADER + "a.mp4,0,40,25.0,64,64,h264,1.6\n")
+        (folder / f"{name}.classes.txt").write_text(classes)
+    settings = ("data.train=train.csv", "data.val=val.csv")
+    line = error_line("finetune", empty_config, *settings, cwd=folder)
+    assert "name different classes" in line
+
+
+def test_motion_that_no_video_gives_is_an_error_and_listed(empty_config, error_line):
+    folder = empty_config.parent
+    (folder / "gone.csv").write_text(HEADER + "gone.mp4,0,40,25.0,64,64,h264,1.6\n")
+    line = error_line("extract", "gone.csv", "-o", "motion", cwd=folder)
+    assert "none of its videos could be read" in line
+    assert "gone.mp4" in (folder / "motion" / "failed-0.csv").read_text()
+
+
+def test_a_motion_store_that_is_not_there_is_one_line(empty_config, error_line):
+    folder = empty_config.parent
+    (folder / "videos.csv").write_text(HEADER + "a.mp4,0,40,25.0,64,64,h264,1.6\n")
+    settings = ("data.train=videos.csv", "data.motion_store=nowhere")
+    line = error_line("pretrain", empty_config, *settings, cwd=folder)
+    assert "nowhere" in line and "mgm-dali extract" in line
 
 
 def test_doctor_lists_what_this_machine_has():

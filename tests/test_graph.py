@@ -55,7 +55,7 @@ def feed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def batches(feed):
     """Forty batches out of the graph, with the arrays that went in."""
-    pipeline = clip_pipeline(feed, choose_placement(feed.config, needs_motion=True))
+    pipeline = clip_pipeline(feed, choose_placement(feed.config, feed.manifest, needs_motion=True))
     result = []
     for iteration in range(40):
         outputs = [np.array(output.as_tensor()) for output in pipeline.run()]
@@ -141,6 +141,6 @@ def test_an_unflipped_full_frame_crop_is_the_identity(feed, monkeypatch):
     draw = ClipDraw(0, 0, 1, np.arange(NUM_FRAMES), Crop(0, 0, 48, 48))
     monkeypatch.setattr(feed, "_random_draw", lambda *_: draw)
     sent = dict(zip(feed.outputs, feed.training_sample(0), strict=True))
-    pipeline = clip_pipeline(feed, choose_placement(feed.config, needs_motion=True))
+    pipeline = clip_pipeline(feed, choose_placement(feed.config, feed.manifest, needs_motion=True))
     motion = np.array(pipeline.run()[1].as_tensor())[0]
     np.testing.assert_array_equal(motion, sent["motion"][:, :6, :6] / 4)

@@ -307,7 +307,7 @@ def test_dalis_own_decoder_gives_the_same_batch_as_pyav(tmp_path):
     for encoded in (False, True):
         feed = ClipFeed(read_manifest(tmp_path / "vp9.csv"), config, "finetune", Share(8))
         feed.encoded = encoded
-        pipeline = clip_pipeline(feed, choose_placement(config, needs_motion=False))
+        pipeline = clip_pipeline(feed, choose_placement(config, feed.manifest, needs_motion=False))
         outputs.append([np.array(output.as_tensor()) for output in pipeline.run()])
     for by_pyav, by_dali in zip(*outputs, strict=True):
         assert by_pyav.shape == by_dali.shape and (by_pyav == by_dali).all()

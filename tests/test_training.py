@@ -1,5 +1,6 @@
 """Training runs, whole: they repeat, resume, and stop with a reason."""
 
+import fcntl
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.models import build_autoencoder, load_pretrained
 from mgm_dali.training import loop
 from mgm_dali.training.checkpoint import complete_steps
+from mgm_dali.training.engine import Engine
 from mgm_dali.training.evaluate import evaluate
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_metrics
@@ -72,26 +74,92 @@ def test_the_same_command_twice_gives_identical_losses(moving_shapes, whole_run,
     assert losses_of(tmp_path / "run") == losses_of(whole_run)
 
 
-@pytest.mark.parametrize("stopped_at", [1, 3, 5])
-def test_a_stopped_run_resumes_to_the_same_losses_bit_for_bit(
-    moving_shapes, whole_run, tmp_path, monkeypatch, stopped_at
-):
-    config = config_for(moving_shapes, tmp_path / "run")
+def stopped_before(step_to_stop, monkeypatch, start):
+    """Starts a run and interrupts it before one of its steps."""
     original = loop.seed_step
 
     def stop(seed, step, rank):
-        if step == stopped_at:
+        if step == step_to_stop:
             raise KeyboardInterrupt
         original(seed, step, rank)
 
     monkeypatch.setattr(loop, "seed_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(config)
+        start()
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("stopped_at", [1, 3, 5])
+def test_a_stopped_run_resumes_to_the_same_losses_bit_for_bit(
+    moving_shapes, whole_run, tmp_path, monkeypatch, stopped_at
+):
+    config = config_for(moving_shapes, tmp_path / "run")
+    stopped_before(stopped_at, monkeypatch, lambda: pretrain(config))
     pretrain(config)
     assert losses_of(tmp_path / "run") == losses_of(whole_run)
     log = (tmp_path / "run" / "train.log").read_text()
     assert ("resumed behind step" in log) == (stopped_at > 1)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"), [(0, "fp32"), (2, "fp32"), (0, "bf16"), (1, "bf16")]
+)
+def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
+    moving_shapes, tmp_path, monkeypatch, zero_stage, precision
+):
+    def config(name):
+        training = {"zero_stage": zero_stage, "precision": precision, "accumulate_steps": 2}
+        training |= {"layer_decay": 0.8, "gradient_clipping": 1.0, "max_steps": 4}
+        config = config_for(moving_shapes, tmp_path / name, **training)
+        model = config.model.model_copy(update={"drop_path": 0.2, "head_dropout": 0.2})
+        augment = config.augment.model_copy(update={"mixup": 0.8, "cutmix": 1.0})
+        data = config.data.model_copy(update={"val": None})
+        return config.model_copy(update={"model": model, "augment": augment, "data": data})
+
+    finetune(config("whole"))
+    stopped_before(3, monkeypatch, lambda: finetune(config("stopped")))
+    finetune(config("stopped"))
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
+def test_another_list_of_videos_is_not_resumed(moving_shapes, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    shorter = moving_shapes.with_name("shorter.csv")
+    shorter.write_text("\n".join(moving_shapes.read_text().splitlines()[:-4]) + "\n")
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    text = text.replace(f"train: {moving_shapes}", f"train: {shorter}")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="written with another manifest"):
+        pretrain(config_for(shorter, tmp_path / "run"))
+
+
+def test_a_run_that_never_began_does_not_stand_in_the_way(moving_shapes, tmp_path):
+    with pytest.raises(UserError, match="no such manifest"):
+        pretrain(config_for(tmp_path / "misspelt.csv", tmp_path / "run"))
+    pretrain(config_for(moving_shapes, tmp_path / "run", max_steps=1))
+    assert complete_steps(tmp_path / "run") == [1]
+
+
+def test_two_processes_cannot_train_in_one_folder(moving_shapes, tmp_path):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is training there"):
+            pretrain(config_for(moving_shapes, tmp_path / "run"))
+
+
+def test_weights_that_are_no_numbers_are_never_saved(moving_shapes, tmp_path, monkeypatch):
+    config = config_for(moving_shapes, tmp_path / "run", zero_stage=0)
+    original, calls = Engine.backward, []
+
+    def poisoned(self, loss):
+        calls.append(1)
+        original(self, loss * float("nan") if len(calls) == 4 else loss)
+
+    monkeypatch.setattr(Engine, "backward", poisoned)
+    with pytest.raises(UserError, match="step 4: the weights are no longer finite"):
+        pretrain(config)
+    assert complete_steps(tmp_path / "run") == [2]
 
 
 def test_a_finished_run_started_again_does_nothing(moving_shapes, whole_run):
@@ -108,10 +176,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(moving_shapes, w
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
-    config = config_for(moving_shapes, run)
-    before = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(before.replace(str(whole_run), str(run)))
-    pretrain(config)
+    pretrain(config_for(moving_shapes, run))
     log = (run / "train.log").read_text()
     assert "is not what was written" in log and "resumed behind step 4" in log
     assert losses_of(run) == losses_of(whole_run)
@@ -207,6 +272,14 @@ def test_a_bad_video_is_replaced_counted_and_listed(moving_shapes, tmp_path):
     with pytest.raises(UserError, match=r"data\.max_skipped"):
         other = config.model_copy(update={"data": strict, "output_dir": tmp_path / "strict"})
         pretrain(other)
+    assert names[3] in (tmp_path / "strict" / "skipped.csv").read_text()
+
+
+@pytest.mark.parametrize("key", ["fp16", "optimizer", "scheduler"])
+def test_what_is_not_deepspeeds_to_choose_is_refused(moving_shapes, tmp_path, key):
+    config = config_for(moving_shapes, tmp_path / "run")
+    with pytest.raises(UserError, match=rf"deepspeed\.{key}"):
+        pretrain(config.model_copy(update={"deepspeed": {key: {"enabled": True}}}))
 
 
 def test_deepspeed_options_that_contradict_ours_are_refused(moving_shapes, tmp_path):

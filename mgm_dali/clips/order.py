@@ -38,7 +38,7 @@ def view_of_video(sample: int, num_views: int) -> tuple[int, int]:
     return divmod(sample, num_views)
 
 
-@lru_cache(maxsize=2)  # a batch touches two epochs at the most
+@lru_cache(maxsize=2)  # a batch seldom touches more than two epochs
 def epoch_permutation(seed: int, epoch: int, num_videos: int) -> NDArray[np.int64]:
     """The order of one epoch: int64 [num_videos], every row once."""
     generator = np.random.default_rng(np.random.SeedSequence((seed, epoch)))

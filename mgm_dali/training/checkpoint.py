@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-120/            complete: the folder got its name last
         state/                           DeepSpeed's files, one set a rank
-        position.json                    step, ranks, global batch
+        position.json                    step, stage, ranks, global batch, list of videos
         sha256.json                      checksum of every file above
     RUN/checkpoints/step-140.partial/    what a killed run leaves; removed by the next one
     RUN/weights/step-120.safetensors     float32 weights that anybody can load
@@ -19,12 +19,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.models.saving import save_weights
 from mgm_dali.training.engine import Engine
 
-__all__ = ["Position", "complete_steps", "find_checkpoint", "save_checkpoint"]
+__all__ = ["Position", "checksum", "complete_steps", "find_checkpoint", "save_checkpoint"]
 
 PARTIAL = ".partial"
 
@@ -35,43 +36,63 @@ class Position:
 
     step: int
     """Optimiser steps done."""
+    stage: str
     world_size: int
     global_batch: int
+    manifest: str
+    """Checksum of the list of videos: another list is another order."""
 
 
 def save_checkpoint(engine: Engine, config: RunConfig, position: Position) -> None:
     """Writes checkpoint and weights of this step. All ranks must call it.
 
-    Raises `UserError` if the disk is full; what was complete before stays.
+    Raises `UserError`, on all ranks, if the weights are no longer numbers or the disk is full;
+    what was complete before stays.
     """
     run, world = config.output_dir, engine.world
     final = run / "checkpoints" / f"step-{position.step}"
     partial = final.with_name(final.name + PARTIAL)
     weights = engine.full_weights()
-    if world.is_first:
-        _require_space(run, weights_bytes=sum(w.numel() * 4 for w in weights.values()))
+    problem = _not_numbers(weights, position.step)
+    if world.is_first and problem is None:
+        problem = _too_little_space(run, sum(w.numel() * 4 for w in weights.values()))
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    world.barrier()
+    world.require(problem)
+    world.require(_problem_of(lambda: engine.save(partial), partial))
+    problem = None
+    if world.is_first:
+        problem = _problem_of(lambda: _complete(engine, config, position, weights), partial)
+    world.require(problem)
+
+
+def _complete(
+    engine: Engine, config: RunConfig, position: Position, weights: dict[str, Tensor]
+) -> None:
+    """The first rank's part: weights, position and checksums, then the name, then the old ones."""
+    run = config.output_dir
+    final = run / "checkpoints" / f"step-{position.step}"
+    partial = final.with_name(final.name + PARTIAL)
+    named = run / "weights" / f"step-{position.step}.safetensors"
+    save_weights(engine.network, config.model, named, weights)
+    (partial / "position.json").write_text(json.dumps(asdict(position)))
+    (partial / "sha256.json").write_text(json.dumps(_checksums(partial), indent=1))
+    _sync_tree(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _sync(final.parent)
+    _prune(run, config.training.keep_checkpoints)
+
+
+def _problem_of(write: Callable[[], None], partial: Path) -> str | None:
     try:
-        engine.save(partial)
+        write()
     except (OSError, RuntimeError) as error:
-        raise UserError(
+        return (
             f"{partial}: the checkpoint could not be written ({error}); the ones before it are "
             "intact. Free some space and run the same command to go on"
-        ) from error
-    world.barrier()
-    if world.is_first:
-        named = run / "weights" / f"step-{position.step}.safetensors"
-        save_weights(engine.network, config.model, named, weights)
-        (partial / "position.json").write_text(json.dumps(asdict(position)))
-        (partial / "sha256.json").write_text(json.dumps(_checksums(partial), indent=1))
-        _sync_tree(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(final.parent)
-        _prune(run, config.training.keep_checkpoints)
-    world.barrier()
+        )
+    return None
 
 
 def find_checkpoint(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
@@ -91,14 +112,26 @@ def complete_steps(run: Path) -> list[int]:
     return sorted(int(f.name[5:]) for f in folders if f.name[5:].isdigit())
 
 
-def _require_space(run: Path, weights_bytes: int) -> None:
+def _not_numbers(weights: dict[str, Tensor], step: int) -> str | None:
+    """Without ZeRO, DeepSpeed applies a gradient that is not finite, and all is lost."""
+    if all(bool(weight.isfinite().all()) for weight in weights.values()):
+        return None
+    return (
+        f"step {step}: the weights are no longer finite, so they were not saved; the checkpoint "
+        "before is intact. In a new output_dir, try a lower training.base_lr, "
+        "training.gradient_clipping=1.0 or training.zero_stage=1, which skips such steps"
+    )
+
+
+def _too_little_space(run: Path, weights_bytes: int) -> str | None:
     """AdamW's state and the weights in float32: about four times the weights."""
     needed, free = 4 * weights_bytes, shutil.disk_usage(run).free
-    if free < needed:
-        raise UserError(
-            f"{run}: a checkpoint needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are "
-            "free; the checkpoints before are intact. Free some space and run the same command"
-        )
+    if free >= needed:
+        return None
+    return (
+        f"{run}: a checkpoint needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free; "
+        "the checkpoints before are intact. Free some space and run the same command"
+    )
 
 
 def _find_damage(folder: Path) -> str | None:
@@ -114,10 +147,11 @@ def _find_damage(folder: Path) -> str | None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(p.relative_to(folder)): _checksum(p) for p in paths if p.name != "sha256.json"}
+    return {str(p.relative_to(folder)): checksum(p) for p in paths if p.name != "sha256.json"}
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

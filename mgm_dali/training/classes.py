@@ -1,10 +1,8 @@
 """How many classes there are, and that every label is one of them."""
 
-from pathlib import Path
-
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.video.manifest import read_manifest
+from mgm_dali.video.manifest import Manifest, read_manifest
 
 __all__ = ["with_num_classes"]
 
@@ -15,14 +13,20 @@ def with_num_classes(config: RunConfig) -> RunConfig:
     Raises `UserError` if no manifest names classes, or if a label does not fit.
     """
     num_classes = config.model.num_classes
-    for path in filter(None, (config.data.train, config.data.val)):
-        num_classes = _fitting_classes(path, num_classes)
+    manifests = [read_manifest(path) for path in (config.data.train, config.data.val) if path]
+    for manifest in manifests:
+        num_classes = _fitting_classes(manifest, num_classes)
+    if len({manifest.class_names for manifest in manifests if manifest.class_names}) > 1:
+        raise UserError(
+            f"{manifests[0].path} and {manifests[1].path} name different classes, or in another "
+            "order; index one folder with --val-share, or make their .classes.txt equal"
+        )
     model = config.model.model_copy(update={"num_classes": num_classes})
     return config.model_copy(update={"model": model})
 
 
-def _fitting_classes(path: Path, num_classes: int | None) -> int:
-    manifest = read_manifest(path)
+def _fitting_classes(manifest: Manifest, num_classes: int | None) -> int:
+    path = manifest.path
     if (manifest.labels < 0).any():
         row = int((manifest.labels < 0).argmax())
         raise UserError(

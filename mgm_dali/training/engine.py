@@ -19,6 +19,9 @@ from mgm_dali.models import Autoencoder, Classifier
 __all__ = ["Engine", "World", "deepspeed_options", "join_world"]
 
 
+_NOT_DEEPSPEEDS = {"amp", "fp16", "optimizer", "scheduler"}
+
+
 @dataclass(frozen=True)
 class World:
     """This process among those that train together."""
@@ -35,6 +38,14 @@ class World:
         """Waits for all ranks."""
         if self.size > 1:
             torch.distributed.barrier()
+
+    def require(self, problem: str | None) -> None:
+        """Raises `UserError` on all ranks if one of them has a problem. All ranks must call it.
+
+        A rank that raised alone would leave the others waiting for it.
+        """
+        if self.sum(torch.tensor([float(problem is not None)], device=self.device)):
+            raise UserError(problem or "stopped: another rank cannot go on, see its message")
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks, in place, on all of them."""
@@ -68,6 +79,11 @@ def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
     Raises `UserError` if the two say different things of one option.
     """
     training = config.training
+    if taken := sorted(_NOT_DEEPSPEEDS & config.deepspeed.keys()):
+        raise UserError(
+            f"deepspeed.{taken[0]}: is not DeepSpeed's to choose here; the training section says "
+            "precision, optimiser and schedule"
+        )
     batch = training.batch_size * training.accumulate_steps * world.size
     ours = {
         "train_batch_size": batch,
@@ -164,8 +180,7 @@ class Engine:
 
 def _import_deepspeed(device: torch.device) -> Any:
     """The package, told which device it is for and to be quiet."""
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, at the first import
+    os.environ["DS_ACCELERATOR"] = device.type  # read once, at the first import
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     import deepspeed
 

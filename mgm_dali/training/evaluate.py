@@ -15,7 +15,7 @@ from torch import nn
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
-from mgm_dali.models import build_classifier, load_pretrained
+from mgm_dali.models import LoadReport, build_classifier, load_pretrained
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share
@@ -68,26 +68,29 @@ def evaluate(config: RunConfig) -> Verdict:
             f"{source}: has no classifier head for {config.model.num_classes} classes; "
             "finetune it first, then evaluate the finetuned run"
         )
-    return evaluate_network(config, classifier, world, str(report.source))
+    return evaluate_network(config, classifier, world, report)
 
 
-def evaluate_network(config: RunConfig, network: nn.Module, world: World, weights: str) -> Verdict:
-    """Judges a classifier on `data.val`; writes predictions.csv and evaluation.json."""
+def evaluate_network(
+    config: RunConfig, network: nn.Module, world: World, loaded: LoadReport
+) -> Verdict:
+    """Judges a classifier on `data.val`; writes predictions.csv and evaluation.json.
+
+    `loaded` says where its weights come from.
+    """
     share = Share(config.evaluation.batch_size, world.rank, world.size)
     loader = ClipLoader(config, "evaluate", share, needs_motion=False)
     with RunLog(config.output_dir, world.rank, len(loader)) as log:
-        log.line(f"evaluating {weights} on {loader.manifest.path}; {loader.placement.reason}")
+        log.line(f"evaluating on {loader.manifest.path}; {loader.placement.reason}")
+        log.line(f"weights    {loaded}")
         sums = world.sum(_summed_views(config, network.to(world.device).eval(), loader, log))
         log.skipped((clip.path, clip.reason) for clip in loader.skipped)
         probabilities = _means(sums.cpu().numpy())
-        verdict = judge(probabilities, loader.manifest, config, weights)
+        verdict = judge(probabilities, loader.manifest, config, str(loaded.source))
         if world.is_first:
-            _write_predictions(
-                config.output_dir / "predictions.csv", probabilities, loader.manifest
-            )
-            write_whole(
-                config.output_dir / "evaluation.json", json.dumps(asdict(verdict), indent=1)
-            )
+            output = config.output_dir
+            write_whole(output / "evaluation.json", json.dumps(asdict(verdict), indent=1))
+            _write_predictions(output / "predictions.csv", probabilities, loader.manifest)
         log.line(
             f"top-1 {verdict.top1:.1%} (95% interval {verdict.top1_low:.1%} to "
             f"{verdict.top1_high:.1%}), top-5 {verdict.top5:.1%}, chance {verdict.chance:.1%}; "

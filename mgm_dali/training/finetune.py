@@ -58,8 +58,7 @@ def finetune(config: RunConfig) -> Path:
     weights = train(config, task, world)
     if config.data.val:
         judged = build_classifier(config.model)  # the trained one may be rounded to bf16
-        load_pretrained(judged, weights)
-        evaluate_network(config, judged, world, str(weights))
+        evaluate_network(config, judged, world, load_pretrained(judged, weights))
     return weights
 
 

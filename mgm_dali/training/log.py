@@ -4,6 +4,7 @@ RUN/train.log        every line, with its time
 RUN/skipped.csv      path,reason of clips that could not be read
 """
 
+import contextlib
 import csv
 import io
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -56,7 +58,7 @@ class RunLog:
         if not self._speaks:
             return
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        with (self._folder / "train.log").open("a", encoding="utf-8") as file:
+        with _open_text(self._folder / "train.log", "a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def advance(self, done: int, description: str = "") -> None:
@@ -64,18 +66,25 @@ class RunLog:
         self._progress.update(self._task, completed=done, description=description)
 
     def skipped(self, clips: Iterable[tuple[Path, str]]) -> None:
-        """Adds this rank's unreadable clips to skipped.csv, each file once, and says so."""
+        """Adds this rank's unreadable clips to skipped.csv, each file once.
+
+        The first rank also says its own aloud; the number in each step's line counts all ranks'.
+        """
         new = {str(path): reason for path, reason in clips if str(path) not in self._skipped_before}
         if not new:
             return
         self._skipped_before.update(new)
         table = self._folder / "skipped.csv"
         rows = io.StringIO()
-        writer = csv.writer(rows, lineterminator="\n")
-        if not table.exists():
-            writer.writerow(("path", "reason"))
-        writer.writerows(new.items())
-        with table.open("a", encoding="utf-8") as file:  # one write: ranks do not mix their lines
-            file.write(rows.getvalue())
+        csv.writer(rows, lineterminator="\n").writerows(new.items())
+        with contextlib.suppress(FileExistsError), _open_text(table, "x") as file:
+            file.write("path,reason\n")
+        with _open_text(table, "a") as file:
+            file.write(rows.getvalue())  # one write: ranks do not mix their lines
         for path, reason in new.items():
             self.line(f"skipped {path}: {reason}")
+
+
+def _open_text(path: Path, mode: str) -> TextIO:
+    """Names of files may be any bytes: those that are no UTF-8 pass unharmed."""
+    return cast(TextIO, path.open(mode, encoding="utf-8", errors="surrogateescape"))

@@ -1,5 +1,6 @@
 """The training loop that pretraining and finetuning share."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,16 @@ from mgm_dali.errors import UserError
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share, Stage
-from mgm_dali.training.checkpoint import Position, find_checkpoint, save_checkpoint
+from mgm_dali.training.checkpoint import (
+    Position,
+    checksum,
+    find_checkpoint,
+    save_checkpoint,
+)
 from mgm_dali.training.engine import Engine, World
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
-from mgm_dali.training.run_folder import keep_config
+from mgm_dali.training.run_folder import run_folder
 from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
 
 __all__ = ["Task", "train"]
@@ -50,27 +56,30 @@ def train(config: RunConfig, task: Task, world: World) -> Path:
     """
     run, training = config.output_dir, config.training
     global_batch = training.batch_size * training.accumulate_steps * world.size
-    keep_config(run, config, world)
-    warnings: list[str] = []
-    found = find_checkpoint(run, warnings.append)
-    first_step = found[1].step if found else 0
-    first_forward = first_step * training.accumulate_steps
-    share = Share(training.batch_size, world.rank, world.size, first_forward)
-    loader = ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
-    steps = total_steps(training, len(loader.manifest), global_batch)
-    engine = Engine(task.network, task.groups, config, world)
-    log = RunLog(run, world.rank, steps, first_step)
-    metrics = MetricsFile(run, first_step, active=world.is_first)
-    with log, metrics:
-        for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
-            log.line(text)
+    with run_folder(run, config, world):
+        warnings: list[str] = []
+        found = find_checkpoint(run, warnings.append)
+        first_step = found[1].step if found else 0
+        first_forward = first_step * training.accumulate_steps
+        share = Share(training.batch_size, world.rank, world.size, first_forward)
+        loader = ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
+        manifest = checksum(loader.manifest.path)
+        position = Position(first_step, task.stage, world.size, global_batch, manifest)
         if found:
-            folder, before = found
-            _require_same(folder, before, Position(first_step, world.size, global_batch))
-            engine.load(folder)
-            log.line(f"resumed behind step {first_step} from {folder}")
-        loop = _Loop(config, task, engine, loader, log, metrics)
-        loop.run(first_step, steps)
+            _require_same(found[0], found[1], position)
+        steps = total_steps(training, len(loader.manifest), global_batch)
+        engine = Engine(task.network, task.groups, config, world)
+        log = RunLog(run, world.rank, steps, first_step)
+        with log, MetricsFile(run, first_step, active=world.is_first) as metrics:
+            for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
+                log.line(text)
+            if found:
+                engine.load(found[0])
+                log.line(f"resumed behind step {first_step} from {found[0]}")
+            try:
+                _Loop(config, task, engine, loader, log, metrics).run(position, steps)
+            finally:
+                log.skipped((clip.path, clip.reason) for clip in loader.skipped)
     return run / "weights" / f"step-{max(first_step, steps)}.safetensors"
 
 
@@ -95,6 +104,8 @@ class _Loop:
         self.schedule = cosine_schedule(
             engine.parameter_groups, training, self.num_videos, self.global_batch
         )
+        self.rows: list[Tensor] = []
+        """Manifest rows of the newest clips, to name them if something goes wrong."""
         self._open_window()
 
     def _open_window(self) -> None:
@@ -104,11 +115,11 @@ class _Loop:
         self.started = time.perf_counter()
         self.waited_seconds = 0.0
 
-    def run(self, first_step: int, steps: int) -> None:
-        """Optimiser steps first_step .. steps - 1."""
+    def run(self, position: Position, steps: int) -> None:
+        """Optimiser steps from `position` on, until `steps` are done."""
         training = self.config.training
         batches = iter(self.loader)
-        for step in range(first_step, steps):
+        for step in range(position.step, steps):
             seed_step(self.config.seed, step, self.world.rank)
             self.schedule.step_update(step)
             lr = max(group["lr"] for group in self.engine.parameter_groups)
@@ -119,7 +130,7 @@ class _Loop:
             if saving or done % training.log_every_steps == 0:
                 self._report()
             if saving:
-                self._save(done)
+                self._save(dataclasses.replace(position, step=done))
 
     def _step(self, batches: Iterator[ClipBatch]) -> tuple[Tensor, float | Tensor]:
         """All forward passes of one optimiser step: this rank's mean loss, the gradient norm."""
@@ -139,6 +150,7 @@ class _Loop:
 
     def _report(self) -> None:
         """Writes what is pending; the one place where the host waits for the device."""
+        self.world.require(self.loader.problem)
         losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
         losses = losses / self.world.size
         counted = torch.tensor([float(len(self.loader.skipped))], device=self.world.device)
@@ -174,14 +186,14 @@ class _Loop:
         rows = torch.cat(self.rows).tolist()
         raise UserError(
             f"step {step}: the loss is {loss}; the last checkpoint is intact. The newest clips of "
-            f"this rank are rows {rows} of {self.loader.manifest.path}. Try a lower "
-            "training.base_lr, training.gradient_clipping=1.0 or training.precision=fp32"
+            f"this rank are rows {rows} of {self.loader.manifest.path}. In a new output_dir, try a "
+            "lower training.base_lr, training.gradient_clipping=1.0 or training.precision=fp32"
         )
 
-    def _save(self, step: int) -> None:
-        position = Position(step, self.world.size, self.global_batch)
+    def _save(self, position: Position) -> None:
         save_checkpoint(self.engine, self.config, position)
-        self.log.line(f"step {step}  checkpoint and weights saved in {self.config.output_dir}")
+        output = self.config.output_dir
+        self.log.line(f"step {position.step}  checkpoint and weights saved in {output}")
         self._open_window()  # a save is not training time
 
 
@@ -205,9 +217,12 @@ def _opening_lines(
 
 
 def _require_same(folder: Path, before: Position, now: Position) -> None:
-    if before != now:
-        raise UserError(
-            f"{folder} was written by {before.world_size} rank(s) with {before.global_batch} clips "
-            f"a step, this run has {now.world_size} and {now.global_batch}; resume with the same, "
-            "or start a new run from its weights with model.init"
-        )
+    """Raises `UserError` if what follows would not be the run that the checkpoint belongs to."""
+    for field in dataclasses.fields(Position):
+        then, today = getattr(before, field.name), getattr(now, field.name)
+        if then != today:
+            raise UserError(
+                f"{folder}: was written with another {field.name.replace('_', ' ')} ({then}, now "
+                f"{today}); resume with the same, or start a new run from its weights with "
+                "model.init"
+            )

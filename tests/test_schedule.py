@@ -1,0 +1,66 @@
+"""Learning rate and length of a run, against the rule in plain numbers."""
+
+import math
+
+import pytest
+import torch
+
+from mgm_dali.config import TrainingConfig
+from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
+
+
+def rates(config, num_videos=1000, global_batch=10, scale=1.0):
+    group = {"params": [], "lr_scale": scale}
+    schedule = cosine_schedule([group], config, num_videos, global_batch)
+    found = []
+    for step in range(total_steps(config, num_videos, global_batch)):
+        schedule.step_update(step)
+        found.append(group["lr"])
+    return found
+
+
+def test_the_peak_is_scaled_by_the_batch_over_256():
+    assert peak_lr(1.5e-4, 512) == pytest.approx(3e-4)
+    assert peak_lr(1.5e-4, 16) == pytest.approx(1.5e-4 / 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"epochs": 3}, 300), ({"epochs": 0.25}, 25), ({"epochs": 3, "max_steps": 7}, 7)],
+)
+def test_the_length_counts_epochs_unless_steps_are_given(settings, expected):
+    assert total_steps(TrainingConfig(**settings), 1000, 10) == expected
+
+
+def test_a_last_short_stretch_is_one_more_step():
+    assert total_steps(TrainingConfig(epochs=1), 1001, 10) == 101
+
+
+def test_warm_up_is_linear_from_zero_and_then_a_cosine_falls():
+    config = TrainingConfig(epochs=4, warmup_epochs=1, base_lr=0.256, min_lr=0.0256)
+    found, peak, low = rates(config), 0.01, 0.001
+    for step in range(100):
+        assert found[step] == pytest.approx(peak * step / 100)
+    for step in range(100, 400):
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - 100) / 300))
+        assert found[step] == pytest.approx(low + (peak - low) * cosine)
+
+
+def test_a_layer_of_a_lower_scale_follows_below():
+    config = TrainingConfig(epochs=1, base_lr=0.256)
+    for full, half in zip(rates(config), rates(config, scale=0.5), strict=True):
+        assert half == pytest.approx(full / 2)
+
+
+def test_warm_up_takes_half_of_a_short_run_at_the_most():
+    found = rates(TrainingConfig(max_steps=10, warmup_epochs=40, base_lr=0.256))
+    assert found.index(max(found)) == 5
+
+
+def test_the_noise_of_a_step_depends_on_seed_step_and_rank_alone():
+    def noise(*of):
+        seed_step(*of)
+        return torch.rand(3).tolist()
+
+    assert noise(1, 2, 0) == noise(1, 2, 0)
+    assert len({tuple(noise(*of)) for of in [(1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1)]}) == 4
