@@ -173,9 +173,9 @@ class _Loop:
                 }
             )
             self._require_finite(step, loss)
-        self.log.advance(step, f"loss {loss:.4f}")
+        self.log.advance(step, f"loss {losses.mean():.4f}")
         self.log.line(
-            f"step {step}  loss {loss:.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
+            f"step {step}  loss {losses.mean():.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
             f"waiting for data {wait:.0%}  skipped {skipped}"
         )
         self._open_window()
