@@ -182,6 +182,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(moving_shapes, w
     assert losses_of(run) == losses_of(whole_run)
 
 
+def test_when_no_checkpoint_is_whole_the_run_does_not_begin_anew_in_silence(
+    moving_shapes, whole_run, tmp_path
+):
+    shutil.copytree(whole_run, tmp_path / "run")
+    for state in (tmp_path / "run" / "checkpoints").rglob("*optim_states.pt"):
+        state.write_bytes(state.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"none of 2 checkpoint\(s\) is whole"):
+        pretrain(config_for(moving_shapes, tmp_path / "run"))
+
+
 def test_another_configuration_in_the_same_folder_is_refused(moving_shapes, whole_run):
     with pytest.raises(UserError, match=r"training\.base_lr: 0\.05 -> 0\.1"):
         pretrain(config_for(moving_shapes, whole_run, base_lr=0.1))

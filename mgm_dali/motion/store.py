@@ -16,7 +16,6 @@ import time
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 
 from typing_extensions import Self
 
@@ -133,12 +132,7 @@ class MotionStoreWriter:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.commit()
         finally:

@@ -22,6 +22,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
 from mgm_dali.models.saving import save_weights
 from mgm_dali.training.engine import Engine
 
@@ -96,13 +97,23 @@ def _problem_of(write: Callable[[], None], partial: Path) -> str | None:
 
 
 def find_checkpoint(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
-    """The newest checkpoint whose files are what was written; `warn` hears of any passed over."""
-    for step in reversed(complete_steps(run)):
+    """The newest checkpoint whose files are what was written; `warn` hears of any passed over.
+
+    Raises `UserError` if there are checkpoints and none is whole: to begin anew in silence would
+    throw away what may still be rescued.
+    """
+    steps = complete_steps(run)
+    for step in reversed(steps):
         folder = run / "checkpoints" / f"step-{step}"
         problem = _find_damage(folder)
         if problem is None:
             return folder, Position(**json.loads((folder / "position.json").read_text()))
         warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
+    if steps:
+        raise UserError(
+            f"{run / 'checkpoints'}: none of {len(steps)} checkpoint(s) is whole (the oldest: "
+            f"{problem}); move them away to begin anew, or start from RUN/weights with model.init"
+        )
     return None
 
 
