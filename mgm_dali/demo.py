@@ -16,7 +16,7 @@ import numpy as np
 from mgm_dali.config import RunConfig
 from mgm_dali.data_commands import extract_motion, index_videos, progress_bar, say
 from mgm_dali.demo_videos import DEMO_CLASSES, make_demo_videos
-from mgm_dali.motion.extract import ExtractReport
+from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.report.charts import draw_losses
 from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
 from mgm_dali.report.saving import save_figure
@@ -51,16 +51,14 @@ def run_demo(out: Path) -> Path:
         )
     train, val = out / "videos.csv", out / "videos-val.csv"
     index_videos(out / "videos", train, val_share=VAL_SHARE, num_workers=workers)
-    stores = [
+    for manifest in (train, val):
         extract_motion(
             manifest, out / "motion", without_vectors="block_matching", num_workers=workers
         )
-        for manifest in (train, val)
-    ]
     pretraining, finetuning = demo_configs(out)
     pretrain(pretraining)
     finetune(finetuning)
-    page = _write_report(out, stores)
+    page = _write_report(out)
     say(f"demo: done in {time.perf_counter() - started:.0f} s; open {page}")
     return page
 
@@ -117,7 +115,7 @@ def demo_configs(out: Path) -> tuple[RunConfig, RunConfig]:
     return RunConfig.model_validate(pretraining), RunConfig.model_validate(finetuning)
 
 
-def _write_report(out: Path, stores: list[ExtractReport]) -> Path:
+def _write_report(out: Path) -> Path:
     folder = out / "report"
     verdict = json.loads((out / "finetune" / "evaluation.json").read_text(encoding="utf-8"))
     verdict = Verdict(**verdict)
@@ -136,7 +134,7 @@ def _write_report(out: Path, stores: list[ExtractReport]) -> Path:
         ),
         key_figures=_key_figures(out, verdict),
         sections=(
-            _data_section(out, stores),
+            _data_section(out),
             _mask_section(),
             _pretraining_section([path.name for path in pictures]),
             _finetuning_section(verdict),
@@ -165,13 +163,13 @@ def _key_figures(out: Path, verdict: Verdict) -> tuple[KeyFigure, ...]:
     )
 
 
-def _data_section(out: Path, stores: list[ExtractReport]) -> Section:
+def _data_section(out: Path) -> Section:
     manifests = [read_manifest(out / name) for name in ("videos.csv", "videos-val.csv")]
     rows = []
     for codec in sorted({name for manifest in manifests for name in manifest.codec_names}):
         counts = [str(_count(manifest, codec)) for manifest in manifests]
-        estimated = sum(store.without_vectors.get(codec, 0) for store in stores)
-        rows.append((codec, *counts, "block matching" if estimated else "the codec's own vectors"))
+        origin = "the codec's own vectors" if codec in CODECS_WITH_VECTORS else "block matching"
+        rows.append((codec, *counts, origin))
     return Section(
         "What the data are",
         "Textured shapes move over textured, drifting backgrounds; the class is the motion alone. "
