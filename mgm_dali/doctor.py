@@ -27,7 +27,9 @@ def run_doctor() -> None:
     """Prints a table of all checks. Raises `UserError` after it if a necessity is missing."""
     from mgm_dali.errors import UserError
 
-    table = Table("", "what", "found", "repair", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for header in ("", "what", "found", "repair"):
+        table.add_column(header, overflow="fold")  # a repair that is cut short is none
     findings = {name: check() for name, check in CHECKS.items()}
     marks = {"ok": "ok", "limited": "--", "missing": "!!"}
     for name, finding in findings.items():

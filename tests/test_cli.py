@@ -207,3 +207,4 @@ def test_doctor_lists_what_this_machine_has():
     assert done.returncode == 0, done.stderr
     for name in ("PyTorch", "NVIDIA DALI", "DeepSpeed", "PyAV", "/dev/shm", "NVDEC"):
         assert name in done.stdout
+    assert done.stdout.isascii(), "nothing is cut short"

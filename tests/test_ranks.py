@@ -1,6 +1,7 @@
 """Two ranks, as the launchers start them: the same clips, the same first loss."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,23 @@ def test_two_ranks_take_the_same_first_step_as_one(
     assert together[0] == pytest.approx(expected[0], abs=1e-5)
     assert together == pytest.approx(expected, abs=1e-3)
     assert "2 rank(s)" in (output / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_ranks_stop_together_when_one_of_them_cannot_go_on(moving_shapes, tmp_path):
+    shutil.copytree(moving_shapes.parent, tmp_path / "set")
+    manifest = tmp_path / "set" / "videos.csv"
+    first = manifest.read_text().splitlines()[1].split(",")[0]
+    (manifest.parent / first).write_bytes(b"")
+    (tmp_path / "empty.yaml").write_text("")
+    done = run(
+        "torchrun",
+        tmp_path / "empty.yaml",
+        *(*SETTINGS, f"data.train={manifest}", f"output_dir={tmp_path / 'run'}"),
+        *("training.batch_size=6", "training.max_steps=20", "data.max_skipped=0"),
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("clips could not be read") == 1
+    assert done.stderr.count("another rank cannot go on") == 1
+    assert "Connection closed by peer" not in done.stderr
+    assert first in (tmp_path / "run" / "skipped.csv").read_text()
