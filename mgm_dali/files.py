@@ -1,22 +1,35 @@
 """Files that appear whole or not at all."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["whole_file", "write_whole"]
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file beside its name and moves it there; folders are made on the way.
+@contextmanager
+def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
+    """A name beside `path` to write to; moved onto `path` when the block ends without an error.
 
-    A reader finds the whole file or what was there before, even if this process is killed.
+    A reader finds the whole file or what was there before, even if this process is killed, and
+    with `synced` even if the machine is. Folders are made on the way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        if isinstance(content, str):
-            content = content.encode(errors="surrogateescape")  # names of files may be any bytes
-        partial.write_bytes(content)
+        yield partial
+        if synced:
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # there after an error only
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file in one go, whole or not at all."""
+    if isinstance(content, str):
+        content = content.encode(errors="surrogateescape")  # names of files may be any bytes
+    with whole_file(path) as partial:
+        partial.write_bytes(content)

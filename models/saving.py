@@ -4,9 +4,6 @@ Every file appears whole or not at all.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgm_dali.config import ModelConfig
+from mgm_dali.files import whole_file
 from mgm_dali.models.autoencoder import Autoencoder
 from mgm_dali.models.classifier import Classifier
 from mgm_dali.models.huggingface import huggingface_config, to_huggingface
@@ -39,7 +37,7 @@ def save_weights(
         kept["num_classes"] = module.head.out_features
     _write_json(kept, path.with_name("config.json"))
     metadata = {"format": "pt", "network": type(module).__name__.lower(), "name": config.name}
-    with _written_whole(path) as partial:
+    with whole_file(path, synced=True) as partial:
         save_file(_float32(state or module.state_dict()), partial, metadata=metadata)
 
 
@@ -51,14 +49,14 @@ def export_huggingface(module: Autoencoder | Classifier, folder: str | Path) -> 
     folder = Path(folder)
     num_classes = module.head.out_features if isinstance(module, Classifier) else None
     _write_json(huggingface_config(module.config, num_classes), folder / "config.json")
-    with _written_whole(folder / "model.safetensors") as partial:
+    with whole_file(folder / "model.safetensors", synced=True) as partial:
         tensors = to_huggingface(_float32(official_state(module)))
         save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def export_videomae(module: Autoencoder | Classifier, path: str | Path) -> None:
     """Writes a .pth that VideoMAE's scripts take: `{"model": tensors by its names}`."""
-    with _written_whole(Path(path)) as partial:
+    with whole_file(Path(path), synced=True) as partial:
         torch.save({"model": _float32(module.state_dict())}, partial)
 
 
@@ -76,19 +74,5 @@ def _float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_json(tree: dict[str, Any], path: Path) -> None:
-    with _written_whole(path) as partial:
+    with whole_file(path, synced=True) as partial:
         partial.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, moved onto it once it is complete and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -58,7 +58,3 @@ class ClipBatch:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{f.name}={list(getattr(self, f.name).shape)}" for f in fields(self))
         return f"ClipBatch({shapes}, {self.video.dtype}, {self.video.device})"
-
-    def select(self, rows: "torch.Tensor | slice") -> "ClipBatch":
-        """The clips `rows` names, as a new batch."""
-        return ClipBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})

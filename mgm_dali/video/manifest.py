@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import whole_file
 
 __all__ = ["Manifest", "Video", "read_manifest", "write_manifest"]
 
@@ -136,11 +137,11 @@ def write_manifest(path: str | Path, videos: Iterable[Video], class_names: Seque
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.fspath(path.parent.absolute()) + "/"
     if class_names:
-        with _whole_file(_class_file(path)) as file:
+        with _text_file(_class_file(path)) as file:
             file.writelines(f"{name}\n" for name in class_names)
     else:
         _class_file(path).unlink(missing_ok=True)  # names of an older manifest would be wrong
-    with _whole_file(path) as file:
+    with _text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for video in videos:
@@ -241,12 +242,7 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only once it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+def _text_file(path: Path) -> Iterator[TextIO]:
+    with whole_file(path) as partial:
         with partial.open("w", encoding="utf-8", errors=_ESCAPED, newline="") as file:
             yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
