@@ -52,7 +52,7 @@ def assert_stored(manifest: Manifest, folder: Path) -> None:
     for video in manifest:
         stored, live = store.read_motion(video.path), codec.read_motion(video.path)
         assert np.array_equal(stored.vectors, live.vectors)
-        assert np.array_equal(stored.valid, live.valid)
+        assert np.array_equal(stored.known, live.known)
 
 
 def test_all_is_written_once_and_then_there(manifest: Manifest, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_block_matching_estimates_what_codecs_left_out(mixed: Manifest, tmp_path
     for video, source in zip(mixed, (codec, block_matching, block_matching), strict=True):
         stored, live = store.read_motion(video.path), source.read_motion(video.path)
         assert np.array_equal(stored.vectors, live.vectors)
-        assert np.array_equal(stored.valid, live.valid)
+        assert np.array_equal(stored.known, live.known)
         assert source is codec or stored.valid[1:].all()
 
 

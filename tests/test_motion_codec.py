@@ -10,7 +10,7 @@ from videos import CLIPS, Clip, same_vectors, shared
 
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip, read_motion
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, iter_vectors
-from mgm_dali.motion.field import rasterise
+from mgm_dali.motion.field import Grid, rasterise
 from mgm_dali.video.reader import VideoError, probe, read_frames
 
 # The fields of mv-extractor's rows, in its order; the flags are not among them.
@@ -93,7 +93,22 @@ def test_the_background_of_a_camera_that_pans_moves_too() -> None:
 def test_frames_without_vectors_are_not_valid(kind: str) -> None:
     field = read_motion(CLIPS[kind].path())
     assert not field.valid[0] and not field.valid[12] and field.valid[1:12].all()
-    assert not field.vectors[~field.valid].any()
+    assert not field.vectors[~field.known].any()
+    assert np.array_equal(field.valid, field.known.any((1, 2)))
+
+
+def test_intra_coded_blocks_are_not_known_and_blocks_at_rest_are() -> None:
+    """A column of intra-coded blocks wanders through these frames; most of the scene is at rest."""
+    clip = CLIPS["h264 with intra refresh"]
+    field = read_motion(clip.path())
+    refreshed = [number for number in np.flatnonzero(field.valid) if not field.known[number].all()]
+    assert len(refreshed) >= 6
+    for number in refreshed:
+        whole_columns = ~field.known[number].any(axis=0)
+        assert 2 <= whole_columns.sum() <= 6
+        at_rest = clip.outside(number) & ~whole_columns
+        assert field.known[number][at_rest].mean() > 0.9
+        assert not field.vectors[number][at_rest].any()
 
 
 @pytest.mark.parametrize("kind", ["mpeg4 with B-frames", "mpeg4 with B-frames in avi"])
@@ -123,8 +138,10 @@ def test_a_clip_is_its_frames_and_their_motion_in_the_order_asked(kind: str) -> 
     assert np.array_equal(pixels, read_frames(path, numbers))
     assert np.array_equal(field.vectors, whole.vectors[numbers])
     assert np.array_equal(field.valid, whole.valid[numbers])
+    assert np.array_equal(field.known, whole.known[numbers])
     alone = read_motion(path, np.array(numbers))
     assert np.array_equal(alone.vectors, field.vectors)
+    assert np.array_equal(alone.known, field.known)
     assert "int16 [6, " in repr(field)
 
 
@@ -152,15 +169,16 @@ def test_frame_n_of_the_field_is_frame_n_of_the_vectors(name: str) -> None:
     for number, vectors in iter_vectors(path):
         if field.valid[number]:
             assert vectors is not None
-            expected = rasterise_slowly(vectors, facts.width, facts.height)
+            expected, known = rasterise_slowly(vectors, facts.width, facts.height)
             assert np.array_equal(field.vectors[number], expected), f"frame {number}"
+            assert np.array_equal(field.known[number], known), f"frame {number}"
             break
 
 
-def rasterise_slowly(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int16]:
+def rasterise_slowly(vectors: NDArray[Any], width: int, height: int) -> Grid:
     """Cell by cell and block by block, as one would write it down."""
     grid = np.zeros((-(-height // 8), -(-width // 8), 2), np.int16)
-    from_past = np.zeros(grid.shape[:2], bool)
+    known, from_past = np.zeros(grid.shape[:2], bool), np.zeros(grid.shape[:2], bool)
     rows, columns = grid.shape[:2]
     for vector in vectors:
         sign = -1 if vector["source"] < 0 else 1
@@ -174,12 +192,13 @@ def rasterise_slowly(vectors: NDArray[Any], width: int, height: int) -> NDArray[
             for x in range(left, left + int(vector["w"]), 8):
                 if not (0 <= x // 8 < columns and 0 <= y // 8 < rows):
                     continue
+                known[y // 8, x // 8] = True
                 cell = grid[y // 8, x // 8].astype(int)
                 longer = motion[0] ** 2 + motion[1] ** 2 - (cell**2).sum()
                 if longer > 0 or (longer == 0 and sign < 0 and not from_past[y // 8, x // 8]):
                     grid[y // 8, x // 8] = motion
                     from_past[y // 8, x // 8] = sign < 0
-    return grid
+    return grid, known
 
 
 @pytest.mark.parametrize("kind", WITH_VECTORS)
@@ -188,7 +207,9 @@ def test_rasterising_equals_a_loop_over_blocks_and_cells(kind: str) -> None:
     for number, vectors in iter_vectors(clip.path()):
         if vectors is not None and number % 3 == 1:
             expected = rasterise_slowly(vectors, clip.width, clip.height)
-            assert np.array_equal(rasterise(vectors, clip.width, clip.height), expected)
+            found = rasterise(vectors, clip.width, clip.height)
+            assert np.array_equal(found[0], expected[0])
+            assert np.array_equal(found[1], expected[1])
 
 
 def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_turned() -> None:
@@ -199,14 +220,15 @@ def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_t
     past, future = block.copy(), block.copy()
     past["source"], past["motion_x"], past["motion_y"] = -1, 8, 0
     future["source"], future["motion_x"], future["motion_y"] = 1, 0, 12
-    grid = rasterise(np.concatenate((past, future)), 60, 30)
+    grid, known = rasterise(np.concatenate((past, future)), 60, 30)
     assert grid.shape == (4, 8, 2)
+    assert np.argwhere(known).tolist() == [[1, 2], [1, 3]]
     expected = np.zeros_like(grid)
     expected[1, 2:4] = (0, 12)
     assert np.array_equal(grid, expected)
     future["motion_y"] = 0
     expected[1, 2:4] = (-8, 0)
-    assert np.array_equal(rasterise(np.concatenate((future, past)), 60, 30), expected)
+    assert np.array_equal(rasterise(np.concatenate((future, past)), 60, 30)[0], expected)
 
 
 def test_a_vector_outside_the_picture_does_no_harm() -> None:
@@ -214,7 +236,7 @@ def test_a_vector_outside_the_picture_does_no_harm() -> None:
     wild = vectors.copy()
     wild["dst_x"], wild["dst_y"] = 30000, -30000
     wild["motion_x"], wild["motion_scale"] = 1 << 30, 0
-    assert rasterise(wild, 160, 112).shape == (14, 20, 2)
+    assert rasterise(wild, 160, 112)[0].shape == (14, 20, 2)
 
 
 def test_reading_twice_gives_the_same_vectors() -> None:

@@ -47,7 +47,7 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
     for number, frame in decoded:
         if frames is None or number in wanted:
             if previous is None or previous_number != number - 1:
-                grids[number] = nothing(frame.width, frame.height), False
+                grids[number] = nothing(frame.width, frame.height)
             else:
                 grids[number] = _match(path, previous, frame)
         previous_number, previous = number, frame
@@ -57,9 +57,8 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
 
 
 def _match(path: str | Path, previous: av.VideoFrame, frame: av.VideoFrame) -> Grid:
-    """The field of `frame`, int16 `[h, w, 2]`, and whether it is valid."""
     if min(frame.width, frame.height) < BLOCK_PIXELS:
-        return nothing(frame.width, frame.height), False
+        return nothing(frame.width, frame.height)
     try:
         vectors = _search(previous, frame)
     except DECODING_ERRORS as error:
@@ -69,13 +68,13 @@ def _match(path: str | Path, previous: av.VideoFrame, frame: av.VideoFrame) -> G
     for axis, name in enumerate("xy"):
         moved = vectors[f"dst_{name}"].astype(np.int32) - vectors[f"src_{name}"]
         displacement[:, axis] = moved * QUARTER_PELS
-    field = paint(vectors, displacement, frame.width, frame.height)
+    field, known = paint(vectors, displacement, frame.width, frame.height)
     # What is left of a block at the right and the lower border moves like its neighbour.
     columns = frame.width // BLOCK_PIXELS * BLOCK_PIXELS // CELL_PIXELS
     rows = frame.height // BLOCK_PIXELS * BLOCK_PIXELS // CELL_PIXELS
     field[:, columns:] = field[:, columns - 1 : columns]
     field[rows:] = field[rows - 1 : rows]
-    return field, True
+    return field, np.ones_like(known)
 
 
 def _search(previous: av.VideoFrame, frame: av.VideoFrame) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Motion vectors as the codec left them in the file: no estimation, only decoding.
 
     frames        I  P  P  B ...           valid   False  True  True  True
-    vectors       -  x  x  x
+    vectors       -  x  x  x               known   no cell | all but intra-coded blocks
 
 Two things libavcodec does not tell are frames without vectors here: B-frames of MPEG-4 part 2, and
 the last frame of MPEG-1 and MPEG-2, which it hands out as the stream ends.
@@ -90,11 +90,10 @@ def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8]
 
 
 def _motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
-    """The field of one decoded frame of a video: int16 `[h, w, 2]`, and whether it is valid."""
     vectors = vectors_of(frame)
     if vectors is None or _is_placeholder(path, frame, vectors):
-        return nothing(frame.width, frame.height), False
-    return rasterise(vectors, frame.width, frame.height), True
+        return nothing(frame.width, frame.height)
+    return rasterise(vectors, frame.width, frame.height)
 
 
 def _is_placeholder(path: str | Path, frame: av.VideoFrame, vectors: NDArray[Any]) -> bool:

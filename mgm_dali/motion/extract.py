@@ -23,7 +23,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.motion import block_matching
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, read_motion
-from mgm_dali.motion.field import grid_size, no_motion, nothing
+from mgm_dali.motion.field import grid_size, no_motion
 from mgm_dali.motion.records import encode_field
 from mgm_dali.motion.store import MotionStoreWriter, StoreError, fingerprint
 from mgm_dali.video.manifest import Manifest, Video
@@ -171,11 +171,12 @@ def _encode(without_vectors: str, video: Video) -> _Encoded:
         )
     if not from_codec and without_vectors == "block_matching":
         motion = block_matching.read_motion(video.path)
-    expected = (video.num_frames, *nothing(video.width, video.height).shape)
-    if motion.vectors.shape != expected:
+    columns, rows = grid_size(video.width, video.height)
+    expected = (video.num_frames, rows, columns)
+    if motion.known.shape != expected:
         raise VideoError(
             video.path,
-            f"its motion has the shape {motion.vectors.shape}, the manifest promises {expected}: "
+            f"its motion has the shape {motion.known.shape}, the manifest promises {expected}: "
             "the file has changed since, or its end cannot be decoded; index it again",
         )
     key = fingerprint(video.path)

@@ -4,8 +4,8 @@ T frames, H W pixels of the video, h = ceil(H / 8) and w = ceil(W / 8) cells.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,34 +33,43 @@ class MotionField:
     """The motion of some frames of one video.
 
     `vectors`: int16 `[T, h, w, 2]`, (dx, dy) in quarter pixels of the source video: where the
-    content of a cell moved to minus where it came from, past to present. Cells without a block
-    (intra-coded ones) hold 0.
-    `valid`: bool `[T]`, False where the frame carries no vectors (I-frames); its cells hold 0.
+    content of a cell moved to minus where it came from, past to present; 0 where not known.
+    `valid`: bool `[T]`, False where the frame carries no vectors (I-frames).
+    `known`: bool `[T, h, w]`, False where a cell has no vector: everywhere in a frame that is not
+    valid, and in the intra-coded blocks of others, which may have moved in any way. If left out,
+    all cells of valid frames are known.
     """
 
     vectors: NDArray[np.int16]
     valid: NDArray[np.bool_]
+    known: NDArray[np.bool_] = field(default=cast(Any, None))
 
     def __post_init__(self) -> None:
         shape = self.vectors.shape
         if len(shape) != 4 or shape[-1] != 2 or self.vectors.dtype != np.int16:
             found = f"{self.vectors.dtype} {list(shape)}"
             raise ValueError(f"MotionField.vectors: expected int16 [T, h, w, 2], found {found}")
-        if self.valid.shape != shape[:1] or self.valid.dtype != np.bool_:
-            found = f"{self.valid.dtype} {list(self.valid.shape)}"
-            raise ValueError(f"MotionField.valid: expected bool [{shape[0]}], found {found}")
+        _require_bools("valid", self.valid, shape[:1])
+        if cast(Any, self.known) is None:
+            everywhere = np.broadcast_to(self.valid[:, None, None], shape[:3]).copy()
+            object.__setattr__(self, "known", everywhere)
+        _require_bools("known", self.known, shape[:3])
 
     def __repr__(self) -> str:
         shape = list(self.vectors.shape)
-        return f"MotionField(vectors=int16 {shape}, valid={int(self.valid.sum())} of {shape[0]})"
+        share = self.known[self.valid].mean() if self.valid.any() else 0.0
+        return (
+            f"MotionField(vectors=int16 {shape}, valid={int(self.valid.sum())} of {shape[0]}, "
+            f"known={share:.0%} of their cells)"
+        )
 
     def pixels(self) -> NDArray[np.float32]:
         """The vectors in pixels, float32 `[T, h, w, 2]`."""
         return self.vectors.astype(np.float32) / np.float32(QUARTER_PELS)
 
 
-Grid = tuple[NDArray[np.int16], bool]
-"""The field of one frame, `[h, w, 2]`, and whether it is valid."""
+Grid = tuple[NDArray[np.int16], NDArray[np.bool_]]
+"""The field of one frame: vectors `[h, w, 2]`, and which cells are known `[h, w]`."""
 
 
 def grid_size(width: int, height: int) -> tuple[int, int]:
@@ -68,36 +77,38 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
     return -(-width // CELL_PIXELS), -(-height // CELL_PIXELS)
 
 
-def nothing(width: int, height: int) -> NDArray[np.int16]:
-    """The field of a frame without vectors, int16 `[h, w, 2]`."""
+def nothing(width: int, height: int) -> Grid:
+    """The field of a frame without vectors."""
     columns, rows = grid_size(width, height)
-    return np.zeros((rows, columns, 2), dtype=np.int16)
+    return np.zeros((rows, columns, 2), dtype=np.int16), np.zeros((rows, columns), dtype=np.bool_)
 
 
 def no_motion(num_frames: int, width: int, height: int) -> MotionField:
     """A field in which no frame carries vectors."""
-    vectors = np.zeros((num_frames, *nothing(width, height).shape), dtype=np.int16)
+    columns, rows = grid_size(width, height)
+    vectors = np.zeros((num_frames, rows, columns, 2), dtype=np.int16)
     return MotionField(vectors, np.zeros(num_frames, dtype=np.bool_))
 
 
 def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[Any]]) -> MotionField:
     """Puts the fields of single frames into the order asked; a frame that has none is not valid."""
-    missing = np.zeros_like(next(iter(grids.values()))[0]), False
+    some_vectors, some_known = next(iter(grids.values()))
+    missing = np.zeros_like(some_vectors), np.zeros_like(some_known)
     chosen = [grids.get(int(number), missing) for number in frames]
-    return MotionField(
-        np.stack([vectors for vectors, _ in chosen]),
-        np.array([valid for _, valid in chosen], dtype=np.bool_),
-    )
+    known = np.stack([known for _, known in chosen])
+    vectors = np.stack([vectors for vectors, _ in chosen])
+    return MotionField(vectors, np.asarray(known.any((1, 2)), dtype=np.bool_), known)
 
 
-def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int16]:
-    """Paints one frame's codec vectors into int16 `[h, w, 2]`, quarter pixels, past to present.
+def rasterise(vectors: NDArray[Any], width: int, height: int) -> Grid:
+    """Paints one frame's codec vectors: int16 `[h, w, 2]`, quarter pixels, past to present.
 
     `vectors` is structured with libavcodec's field names. A codec's vector points from the block
     to its reference. So its opposite is the motion since a past reference (`source` < 0), and the
     vector itself the motion towards a future one (`source` > 0). Where a block has both, the longer
     is taken: of the two, one is often a placeholder of zero. Codecs do not export how many frames
-    away the reference is, so vectors to far references are long. Holes (intra blocks) stay 0.
+    away the reference is, so vectors to far references are long. What no block covers (intra
+    blocks have no vector) is not known.
     """
     is_future = vectors["source"] > 0
     scale = np.maximum(vectors["motion_scale"], 1).astype(np.int32)
@@ -111,16 +122,14 @@ def rasterise(vectors: NDArray[Any], width: int, height: int) -> NDArray[np.int1
     corners = canvas.corners(vectors)
     past_at = canvas.cover(corners, np.flatnonzero(~is_future))
     future_at = canvas.cover(corners, np.flatnonzero(is_future))
-    length = np.zeros(len(vectors) + 1, dtype=np.int64)
+    length = np.full(len(vectors) + 1, -1, dtype=np.int64)  # no block: shorter than a vector of 0
     length[1:] = displacement[:, 0].astype(np.int64) ** 2 + displacement[:, 1].astype(np.int64) ** 2
     longer_at = np.where(length.take(future_at) > length.take(past_at), future_at, past_at)
     return canvas.colour(longer_at, displacement)
 
 
-def paint(
-    blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, height: int
-) -> NDArray[np.int16]:
-    """Gives every cell the displacement `[N, 2]` of the block that covers it, int16 `[h, w, 2]`.
+def paint(blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, height: int) -> Grid:
+    """Gives every cell the displacement `[N, 2]` of the block that covers it.
 
     `blocks` (N of them) has `dst_x` and `dst_y` (the block's centre), `w` and `h`: 8 or 16 pixels,
     aligned to 8. What reaches over the right or the lower border of the picture is cut.
@@ -162,12 +171,15 @@ class _Canvas:
         block_at.put(corners[:, numbers], numbers + 1, mode="clip")
         return block_at
 
-    def colour(
-        self, block_at: NDArray[np.intp], displacement: NDArray[np.int32]
-    ) -> NDArray[np.int16]:
-        """Gives each cell the displacement of the block that covers it, int16 `[h, w, 2]`."""
+    def colour(self, block_at: NDArray[np.intp], displacement: NDArray[np.int32]) -> Grid:
+        """Gives each cell the displacement of the block that covers it, where there is one."""
         colours = np.zeros((len(displacement) + 1, 2), dtype=np.int16)
         colours[1:] = displacement  # 16 bits hold 8191 pixels
-        painted = colours.take(block_at, axis=0)
-        painted = painted.reshape(self.padded_rows, self.padded_columns, 2)
-        return np.ascontiguousarray(painted[: self.rows, : self.columns])
+        at = block_at.reshape(self.padded_rows, self.padded_columns)[: self.rows, : self.columns]
+        return colours.take(at, axis=0), at != 0
+
+
+def _require_bools(name: str, found: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if found.shape != shape or found.dtype != np.bool_:
+        expected, found_is = f"bool {list(shape)}", f"{found.dtype} {list(found.shape)}"
+        raise ValueError(f"MotionField.{name}: expected {expected}, found {found_is}")

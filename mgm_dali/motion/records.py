@@ -1,12 +1,14 @@
 """One motion field as bytes: compressed in chunks, so that a clip costs only the frames it needs.
 
     sizes | valid bits | end of each chunk | checksum | chunk 0 | chunk 1 | ...
-                                                        16 frames each, the last one fewer
+                                                        |
+                              vectors and known bits of 16 frames, the last one of fewer
 
 The checksum covers all before it and the key of the video, so that no record passes for another;
 every chunk carries zstd's own checksum. T frames, h w cells of 8x8 pixels.
 """
 
+import math
 import struct
 from hashlib import blake2b
 
@@ -38,10 +40,11 @@ def encode_field(key: bytes, field: MotionField) -> bytes:
     num_frames, rows, columns, _ = field.vectors.shape
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True)
     vectors = field.vectors.astype(_VECTOR, copy=False)
-    chunks = [
-        compressor.compress(vectors[start : start + CHUNK_FRAMES].tobytes())
-        for start in range(0, num_frames, CHUNK_FRAMES)
-    ]
+    chunks = []
+    for start in range(0, num_frames, CHUNK_FRAMES):
+        part = slice(start, start + CHUNK_FRAMES)
+        raw = vectors[part].tobytes() + np.packbits(field.known[part]).tobytes()
+        chunks.append(compressor.compress(raw))
     ends = np.cumsum([len(chunk) for chunk in chunks], dtype=_END)
     head = _SIZES.pack(num_frames, rows, columns) + np.packbits(field.valid).tobytes()
     head += ends.tobytes()
@@ -79,21 +82,30 @@ class Record:
         """
         numbers = np.asarray(frames, dtype=np.int64)
         vectors = np.empty((len(numbers), self.rows, self.columns, 2), np.int16)
+        known = np.empty((len(numbers), self.rows, self.columns), np.bool_)
         chunk_of = numbers // CHUNK_FRAMES
         for chunk in np.unique(chunk_of).tolist():
             wanted = chunk_of == chunk
-            vectors[wanted] = self._decompress(chunk)[numbers[wanted] % CHUNK_FRAMES]
-        return MotionField(vectors, self.valid[numbers])
+            vectors_there, known_there = self._decompress(chunk)
+            place = numbers[wanted] % CHUNK_FRAMES
+            vectors[wanted], known[wanted] = vectors_there[place], known_there[place]
+        return MotionField(vectors, self.valid[numbers], known)
 
-    def _decompress(self, chunk: int) -> NDArray[np.int16]:
-        """int16 `[up to 16, h, w, 2]`."""
+    def _decompress(self, chunk: int) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """int16 `[up to 16, h, w, 2]`, and which cells are known."""
         start = self._ends[chunk - 1] if chunk else 0
         num_frames = min(CHUNK_FRAMES, self.num_frames - chunk * CHUNK_FRAMES)
-        shape = (num_frames, self.rows, self.columns, 2)
+        shape = (num_frames, self.rows, self.columns)
+        num_cells = math.prod(shape)
+        bits_start = num_cells * 2 * _VECTOR.itemsize
         try:
             raw = zstandard.ZstdDecompressor().decompress(self._chunks[start : self._ends[chunk]])
-            return np.frombuffer(raw, _VECTOR).reshape(shape)
-        except (zstandard.ZstdError, ValueError, MemoryError) as error:
+            if len(raw) != bits_start + -(-num_cells // 8):
+                raise RecordError(f"chunk {chunk} has {len(raw)} bytes, too few or too many")
+            vectors = np.frombuffer(raw, _VECTOR, num_cells * 2).reshape(*shape, 2)
+            bits = np.unpackbits(np.frombuffer(raw, np.uint8, offset=bits_start), count=num_cells)
+            return vectors, bits.astype(np.bool_).reshape(shape)
+        except (zstandard.ZstdError, MemoryError) as error:
             raise RecordError(f"chunk {chunk} is broken: {error}") from None
 
 

@@ -28,7 +28,8 @@ from mgm_dali.video.reader import FrameNumbers
 
 __all__ = ["MotionStore", "MotionStoreWriter", "StoreError", "fingerprint", "read_stored_motion"]
 
-FORMAT = 1
+FORMAT = 2
+"""1 did not tell which cells are known."""
 FINGERPRINT_PART_BYTES = 64 << 10
 COMMIT_BYTES = 16 << 20
 COMMIT_SECONDS = 1.0
