@@ -84,15 +84,33 @@ def index(
 def extract(
     manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the motion store.")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="codec (default), block_matching, dis_flow, optical_flow (GPU) or raft."),
+    ] = None,
     without_vectors: Annotated[
-        str, typer.Option(help="Codecs without vectors: error, block_matching or ignore.")
-    ] = "error",
+        str | None,
+        typer.Option(
+            help="Videos without codec vectors: error (default), block_matching, dis_flow, ignore."
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of --source raft.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every record instead; status 1 if any is bad.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check, and extract again what is damaged.")
+    ] = False,
     workers: Workers = 2,
 ) -> None:
-    """Reads the motion vectors of every video once and keeps them in a store; resumable."""
-    from mgm_dali.data_commands import extract_motion
+    """Reads the motion of every video once and keeps it in a store; resumable."""
+    from mgm_dali.data_commands import choose_recipe, extract_motion, verify_motion
 
-    extract_motion(manifest, output, without_vectors=without_vectors, num_workers=workers)
+    if verify or repair:
+        verify_motion(manifest, output, repair=repair, num_workers=workers)
+    if not verify:
+        recipe = choose_recipe(output, source, without_vectors, weights)
+        extract_motion(manifest, output, recipe, num_workers=workers)
 
 
 @app.command()

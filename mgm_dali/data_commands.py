@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.motion.extract import ExtractReport, extract
+from mgm_dali.motion.recipe import Recipe
+from mgm_dali.motion.store import MotionStore
+from mgm_dali.motion.verify import forget, verify
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 
-__all__ = ["extract_motion", "index_videos", "progress_bar", "say"]
+__all__ = [
+    "choose_recipe",
+    "extract_motion",
+    "index_videos",
+    "progress_bar",
+    "say",
+    "verify_motion",
+]
 
 console = Console(stderr=True)
 
@@ -54,19 +65,34 @@ def index_videos(
     )
 
 
+def choose_recipe(
+    store: Path, source: str | None, without_vectors: str | None, weights: Path | None
+) -> Recipe:
+    """What is not said is as the store was begun; a new store takes codec vectors alone.
+
+    Raises `UserError` if the choices do not go together.
+    """
+    begun = MotionStore(store).choices if (store / "store.json").exists() else {}
+    source = source or begun.get("source", "codec")
+    if source == begun.get("source"):
+        without_vectors = without_vectors or begun.get("without_vectors")
+    return Recipe(source, without_vectors or "error", weights)
+
+
 def extract_motion(
-    manifest: Path, output: Path, *, without_vectors: str = "error", num_workers: int = 2
+    manifest: Path, output: Path, recipe: Recipe, *, num_workers: int = 2
 ) -> ExtractReport:
     """Fills the motion store; under deepspeed, torchrun or srun each rank takes its share.
 
     Raises `UserError` if not a single video gave its motion.
     """
     rank, world_size = _share_of_launcher()
+    began = time.perf_counter()
     with progress_bar("extracting motion") as advance:
         report = extract(
             read_manifest(manifest),
             output,
-            without_vectors=without_vectors,
+            recipe,
             num_workers=num_workers,
             share=(rank, world_size),
             progress=advance,
@@ -76,11 +102,49 @@ def extract_motion(
     counted = ", ".join(f"{count} {codec}" for codec, count in report.without_vectors.items())
     say(
         f"motion of {report.written} videos written to {output}, {report.already_there} were there"
-        + (f"; without codec vectors ({without_vectors}): {counted}" if counted else "")
+        + (f"; without codec vectors ({recipe.without_vectors}): {counted}" if counted else "")
     )
+    if report.written:
+        kilobytes = report.written_bytes / report.written / 1e3
+        rate = report.written / (time.perf_counter() - began)
+        say(f"{kilobytes:.0f} kB a video, {rate:.1f} videos a second")
     if report.failed and not report.written and not report.already_there:
         raise UserError(f"{manifest}: the motion of none of its videos could be read; see above")
     return report
+
+
+def verify_motion(
+    manifest: Path, output: Path, *, repair: bool = False, num_workers: int = 2
+) -> None:
+    """Checks every record of the motion store; each rank checks its share.
+
+    `repair` takes damaged records out, so that extracting once more replaces them. Otherwise a
+    store with a damaged record, or without one of a video, raises `UserError`.
+    """
+    rank, world_size = _share_of_launcher()
+    with progress_bar("verifying") as advance:
+        report = verify(
+            read_manifest(manifest),
+            output,
+            num_workers=num_workers,
+            share=(rank, world_size),
+            progress=advance,
+        )
+    say(
+        f"{report.sound} records sound, {report.compared} of them made anew and equal; "
+        f"{len(report.damaged)} damaged, {len(report.missing)} missing"
+    )
+    for what, bad in (("damaged", report.damaged), ("missing", report.missing)):
+        if bad:
+            _list_bad_files(output / f"{what}-{rank}.csv", bad, what)
+    if repair:
+        forgotten = forget(output, [path for path, _ in report.damaged])
+        say(f"{forgotten} damaged records taken out, to be extracted again")
+    elif report.damaged or report.missing:
+        raise UserError(
+            f"{output}: is not whole, see above; `mgm-dali extract {manifest} -o {output} "
+            "--repair` replaces what is damaged and adds what is missing"
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.data_commands import extract_motion, index_videos, progress_bar, say
 from mgm_dali.demo_videos import DEMO_CLASSES, make_demo_videos
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.recipe import Recipe
 from mgm_dali.report.charts import draw_losses
 from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
 from mgm_dali.report.saving import save_figure
@@ -52,9 +53,8 @@ def run_demo(out: Path) -> Path:
     train, val = out / "videos.csv", out / "videos-val.csv"
     index_videos(out / "videos", train, val_share=VAL_SHARE, num_workers=workers)
     for manifest in (train, val):
-        extract_motion(
-            manifest, out / "motion", without_vectors="block_matching", num_workers=workers
-        )
+        recipe = Recipe(without_vectors="block_matching")
+        extract_motion(manifest, out / "motion", recipe, num_workers=workers)
     pretraining, finetuning = demo_configs(out)
     pretrain(pretraining)
     finetune(finetuning)

@@ -23,6 +23,7 @@ from mgm_dali.clips.sampling import random_frames, view_frames
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip
+from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import QUARTER_PELS, no_motion
 from mgm_dali.pipelines.share import Share, Stage
@@ -147,6 +148,8 @@ class ClipFeed:
             clip = draw(row)
             try:
                 pixels, motion = self._read(clip)
+                if self.config.motion.subtract_camera and self.motion_source is not None:
+                    motion = subtract_camera(motion)
             except Exception as error:  # any input may be bad in any way; the reason is reported
                 first_reason = first_reason or _reason(error)
                 row = int(rows.integers(len(self.manifest)))
@@ -175,7 +178,7 @@ class ClipFeed:
         """Which source gives this video's motion, if any."""
         if self.motion_source == "codec" and video.codec not in CODECS_WITH_VECTORS:
             fallback = self.config.motion.without_vectors
-            return "block_matching" if fallback == "block_matching" else None
+            return fallback if fallback in MOTION_SOURCES else None  # refused, or ignored
         return self.motion_source
 
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:

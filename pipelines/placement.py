@@ -74,6 +74,12 @@ def _choose_motion(config: RunConfig, needs_motion: bool) -> tuple[str | None, s
         raise UserError(
             "motion.source: store needs data.motion_store; fill one with `mgm-dali extract`"
         )
+    if config.motion.source in ("optical_flow", "raft"):
+        raise UserError(
+            f"motion.source: {config.motion.source} is too slow to be computed for every clip; run "
+            f"`mgm-dali extract MANIFEST -o STORE --source {config.motion.source}` once, then set "
+            "motion.source=store data.motion_store=STORE"
+        )
     return config.motion.source, f"motion from {config.motion.source}: asked for"
 
 

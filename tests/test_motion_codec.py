@@ -49,14 +49,31 @@ def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], 
     )
 
 
+ENCODERS = {
+    # codec: encoder, container
+    "flv1": ("flv", "flv"),
+    "h263": ("h263p", "avi"),
+    "h264": ("libx264", "mp4"),
+    "mpeg1video": ("mpeg1video", "mpg"),
+    "mpeg2video": ("mpeg2video", "mp4"),
+    "mpeg4": ("mpeg4", "mp4"),
+    "msmpeg4v2": ("msmpeg4v2", "avi"),
+    "msmpeg4v3": ("msmpeg4", "avi"),
+    "rv10": ("rv10", "rm"),
+    "rv20": ("rv20", "rm"),
+    "wmv1": ("wmv1", "asf"),
+    "wmv2": ("wmv2", "asf"),
+}
+
+
 @pytest.mark.parametrize("velocity", [(2, -1), (-3, 2), (0, 3), (-2, -1)])
-@pytest.mark.parametrize("encoder", ["libx264", "mpeg4", "mpeg2video", "mpeg1video"])
+@pytest.mark.parametrize("codec", sorted(CODECS_WITH_VECTORS))
 def test_a_vector_is_the_way_of_its_content_since_the_frame_before(
-    encoder: str, velocity: tuple[int, int]
+    codec: str, velocity: tuple[int, int]
 ) -> None:
     start = (60 if velocity[0] < 0 else 20, 40 if velocity[1] < 0 else 10)
-    container = "mp4" if encoder != "mpeg1video" else "mpg"
-    clip = Clip(encoder, container, num_frames=13, start=start, velocity=velocity)
+    clip = Clip(*ENCODERS[codec], num_frames=13, start=start, velocity=velocity)
+    assert probe(clip.path()).codec == codec
     field = read_motion(clip.path())
     numbers = np.flatnonzero(field.valid)
     assert len(numbers) >= 10

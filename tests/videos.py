@@ -125,14 +125,13 @@ CLIPS: dict[str, Clip] = {
 }
 """One of each kind that is read in its own way."""
 
+_FIXED_QUALITY = {"qscale": "3"}
 _ENCODER_OPTIONS: dict[str, dict[str, str]] = {
     "libx264": {"preset": "fast", "crf": "16", "sc_threshold": "0"},
     "libx265": {"preset": "ultrafast", "x265-params": "pools=none:frame-threads=1:log-level=none"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "20"},
-    "mpeg4": {"qscale": "3"},
-    "mpeg2video": {"qscale": "3"},
-    "mpeg1video": {"qscale": "3"},
 }
+"""Of those that have no options here the quality is fixed."""
 
 
 def shared(name: str) -> Path:
@@ -156,7 +155,7 @@ def _encode(clip: Clip) -> Path:
     path = _folder / f"{abs(hash(clip)):x}.{clip.container}"
     with av.open(str(path), "w") as container:
         options = {"g": str(clip.gop), "bf": str(clip.b_frames), "refs": str(clip.refs)}
-        options |= _ENCODER_OPTIONS[clip.encoder] | dict(clip.options)
+        options |= _ENCODER_OPTIONS.get(clip.encoder, _FIXED_QUALITY) | dict(clip.options)
         stream = container.add_stream(clip.encoder, rate=25, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, clip.pixel_format

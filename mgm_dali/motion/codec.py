@@ -26,7 +26,9 @@ from mgm_dali.video.rgb import RgbConverter
 
 __all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion", "vectors_of"]
 
-CODECS_WITH_VECTORS = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video", "h263"})
+CODECS_WITH_VECTORS = frozenset(
+    "h264 mpeg4 mpeg2video mpeg1video h263 flv1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 rv10 rv20".split()
+)
 """Codecs whose decoders hand out their vectors; HEVC, VP8, VP9 and AV1 are not among them."""
 
 # libavcodec's AVMotionVector. The structure has padding that is never initialised: compare fields.

@@ -79,19 +79,24 @@ class Shard:
         with self._clear_errors("written", MAKE_ROOM):
             while True:
                 try:
-                    with self._file.begin(write=True) as transaction:
+                    with self._begin(write=True) as transaction:
                         for key, record in records.items():
                             transaction.put(key, record)
                     return
                 except lmdb.MapFullError:
                     self._file.set_mapsize(2 * self._file.info()["map_size"])
 
-    def _begin(self) -> Any:
+    def delete(self, key: bytes) -> bool:
+        """Takes a record away, if there is one; says whether there was."""
+        with self._clear_errors("written", OR_DELETE), self._begin(write=True) as transaction:
+            return bool(transaction.delete(key))
+
+    def _begin(self, *, write: bool = False) -> Any:
         try:
-            return self._file.begin(buffers=True)
-        except lmdb.MapResizedError:  # its writer has doubled it since
+            return self._file.begin(buffers=True, write=write)
+        except lmdb.MapResizedError:  # another process has doubled it since
             self._file.set_mapsize(0)
-            return self._file.begin(buffers=True)
+            return self._file.begin(buffers=True, write=write)
 
     def _require_whole(self) -> None:
         """Reading behind the end of a mapped file would kill the process."""

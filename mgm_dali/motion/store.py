@@ -1,6 +1,6 @@
 """The motion store: fields extracted once and kept, found by what a video file holds.
 
-    STORE/store.json                        which format
+    STORE/store.json                        which format, and how its fields were made
     STORE/shard-00000-of-00002.lmdb         fingerprint of a video -> record of its field
     STORE/shard-00001-of-00002.lmdb         one file per writing process
 
@@ -26,7 +26,16 @@ from mgm_dali.motion.shard import Shard, StoreError
 from mgm_dali.video.opening import VideoError
 from mgm_dali.video.reader import FrameNumbers
 
-__all__ = ["MotionStore", "MotionStoreWriter", "StoreError", "fingerprint", "read_stored_motion"]
+__all__ = [
+    "MotionStore",
+    "MotionStoreWriter",
+    "NotInStoreError",
+    "StoreError",
+    "close_shards",
+    "fingerprint",
+    "read_stored_motion",
+    "shard_paths",
+]
 
 FORMAT = 2
 """1 did not tell which cells are known."""
@@ -35,6 +44,10 @@ COMMIT_BYTES = 16 << 20
 COMMIT_SECONDS = 1.0
 """A record that comes this soon after a commit waits for the next, unless there are many bytes: a
 commit waits for the disk. What waits when a writer is killed is lost, and extracted again."""
+
+
+class NotInStoreError(StoreError):
+    """A store has no record of a video."""
 
 
 def fingerprint(path: str | Path) -> bytes:
@@ -64,7 +77,8 @@ class MotionStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
-        _require_format(self.folder)
+        self.choices = _read_description(self.folder)
+        """How its fields were made, as its writers said it: {"source": "codec", ...}."""
 
     def read_motion(self, path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
         """The motion of frames (all by default) in the order asked, bit for bit as extracted.
@@ -73,11 +87,11 @@ class MotionStore:
         not in it; `VideoError` if the file cannot be read.
         """
         key = fingerprint(path)
-        for shard in _shards(self.folder):
+        for shard in _open_all(self.folder):
             with shard.record(key) as data:
                 if data is not None:
                     return _read_record(shard, path, key, data, frames)
-        raise StoreError(
+        raise NotInStoreError(
             f"{path}: no record of this file in the motion store {self.folder}: it was not there, "
             "or was another file, when the store was filled; `mgm-dali extract MANIFEST -o "
             f"{self.folder}` adds what is missing"
@@ -101,31 +115,29 @@ class MotionStoreWriter:
 
     Records are committed in small batches, the last one when the block is left. Meanwhile this
     process cannot read the store. Raises `StoreError` if the folder holds a store of another
-    format, if a shard is damaged, or if the disk is full.
+    format or made by other choices, if a shard is damaged, or if the disk is full.
     """
 
-    def __init__(self, folder: str | Path, shard: int, num_shards: int) -> None:
+    def __init__(self, folder: str | Path, shard: int, num_shards: int, **choices: str) -> None:
+        """`choices` say how the fields are made: `source="codec"`; they hold for the whole store.
+
+        A choice of which the store says nothing yet is added to its description.
+        """
         assert 0 <= shard < num_shards, f"shard {shard} of {num_shards}"
         self.folder = Path(folder).absolute()
         self._name = f"shard-{shard:05d}-of-{num_shards:05d}.lmdb"
+        self._choices = choices
         self._shards: list[Shard] = []
         """All of the store; the first is written."""
         self._waiting: dict[bytes, bytes] = {}
         self._last_commit = time.monotonic()
 
     def __enter__(self) -> Self:
-        try:
-            if not (self.folder / "store.json").exists():
-                write_whole(self.folder / "store.json", json.dumps({"format": FORMAT}) + "\n")
-        except OSError as error:
-            raise StoreError(
-                f"{self.folder}: no store can be made there: {error.strerror}; name another folder"
-            ) from None
-        _require_format(self.folder)
-        _close_shards()  # a process can have a file open once
+        _describe(self.folder, self._choices)
+        close_shards()  # a process can have a file open once
         try:
             self._shards.append(Shard(self.folder / self._name, "write"))
-            for path in _shard_paths(self.folder):
+            for path in shard_paths(self.folder):
                 if path.name != self._name:
                     self._shards.append(Shard(path, "look"))
         except BaseException:
@@ -187,10 +199,33 @@ def _read_record(
         ) from None
 
 
-def _require_format(folder: Path) -> None:
+def _describe(folder: Path, choices: dict[str, str]) -> None:
+    """Writes store.json, unless it says the same or something else."""
+    description = folder / "store.json"
+    earlier = _read_description(folder) if description.exists() else {}
+    for name, choice in choices.items():
+        if earlier.get(name, choice) != choice:
+            option = f"--{name.replace('_', '-')}"
+            raise StoreError(
+                f"{folder}: was filled with `{option} {earlier[name]}`, now {choice} was asked for; "
+                f"extract into another folder, or go on with {earlier[name]}"
+            )
+    try:
+        if not description.exists() or choices.keys() - earlier.keys():
+            content = {"format": FORMAT, **earlier, **choices}
+            write_whole(description, json.dumps(content) + "\n")
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: no store can be made there: {error.strerror}; name another folder"
+        ) from None
+
+
+def _read_description(folder: Path) -> dict[str, str]:
+    """What store.json says beside the format."""
     description = folder / "store.json"
     try:
-        found = json.loads(description.read_text(encoding="utf-8"))["format"]
+        choices = dict(json.loads(description.read_text(encoding="utf-8")))
+        found = choices.pop("format")
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(
             f"{folder}: no motion store there (it has no store.json); fill one with "
@@ -206,9 +241,11 @@ def _require_format(folder: Path) -> None:
             f"{description}: the store has format {found!r}, this version reads {FORMAT}; extract "
             "into another folder"
         )
+    return choices
 
 
-def _shard_paths(folder: Path) -> list[Path]:
+def shard_paths(folder: Path) -> list[Path]:
+    """The files of a store."""
     # A writer that was killed at its very beginning leaves an empty file.
     return sorted(path for path in folder.glob("shard-*-of-*.lmdb") if path.stat().st_size)
 
@@ -217,14 +254,15 @@ _store = cache(MotionStore)
 _open_shards: dict[Path, list[Shard]] = {}
 
 
-def _shards(folder: Path) -> list[Shard]:
+def _open_all(folder: Path) -> list[Shard]:
     """The shards of a store, opened once in a process."""
     if folder not in _open_shards:
-        _open_shards[folder] = [Shard(path, "read") for path in _shard_paths(folder)]
+        _open_shards[folder] = [Shard(path, "read") for path in shard_paths(folder)]
     return _open_shards[folder]
 
 
-def _close_shards() -> None:
+def close_shards() -> None:
+    """Closes what this process has open: to write a file, it must not be reading it."""
     while _open_shards:
         _, shards = _open_shards.popitem()
         for shard in shards:
@@ -232,4 +270,4 @@ def _close_shards() -> None:
 
 
 # LMDB's handles do not survive a fork: the child opens the files for itself.
-os.register_at_fork(after_in_child=_close_shards)
+os.register_at_fork(after_in_child=close_shards)

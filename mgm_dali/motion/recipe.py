@@ -1,0 +1,108 @@
+"""How the motion of a whole video is made: from which source, and what where the codec left none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mgm_dali.errors import UserError
+from mgm_dali.motion import MOTION_SOURCES, MotionField
+from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.field import grid_size, no_motion
+from mgm_dali.video.manifest import Manifest, Video
+from mgm_dali.video.opening import VideoError
+
+__all__ = ["Recipe", "make_field", "require_vectors"]
+
+WITHOUT_VECTORS = ("error", "block_matching", "dis_flow", "ignore")
+NETWORKS = ("raft",)
+"""Sources that need a file of weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One choice for all videos of a store, so that their fields can be compared.
+
+    Raises `UserError` if the choices are unknown or do not go together.
+    """
+
+    source: str = "codec"
+    """A name of `MOTION_SOURCES`, but not the store itself."""
+    without_vectors: str = "error"
+    """Where the codec left no vectors: `error` refuses the video, `ignore` keeps a field in which
+    nothing is valid, `block_matching` and `dis_flow` estimate its motion."""
+    weights: Path | None = None
+    """Of the network, for the source `raft`."""
+
+    def __post_init__(self) -> None:
+        sources = sorted(MOTION_SOURCES.keys() - {"store"})
+        if self.source not in sources:
+            raise UserError(f"--source {self.source!r}: expected one of {', '.join(sources)}")
+        if self.without_vectors not in WITHOUT_VECTORS:
+            raise UserError(
+                f"--without-vectors {self.without_vectors!r}: expected one of "
+                f"{', '.join(WITHOUT_VECTORS)}"
+            )
+        if self.source != "codec" and self.without_vectors != "error":
+            raise UserError(
+                f"--without-vectors {self.without_vectors}: is for --source codec; {self.source} "
+                "needs no vectors in the file"
+            )
+        if (self.source in NETWORKS) != (self.weights is not None):
+            raise UserError("--weights FILE: is needed with --source raft, and with no other")
+
+    def choices(self) -> dict[str, str]:
+        """What a store remembers, so that it is never filled in two ways."""
+        if self.source == "codec" and self.without_vectors != "error":
+            return {"source": self.source, "without_vectors": self.without_vectors}
+        return {"source": self.source}
+
+
+def make_field(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:
+    """The motion of all frames of a video, and whether `recipe.source` itself gave it.
+
+    Raises `VideoError` if it cannot be had, or if the file is not what the manifest promises.
+    """
+    motion, by_source = _read(recipe, video)
+    columns, rows = grid_size(video.width, video.height)
+    expected = (video.num_frames, rows, columns)
+    if motion.known.shape != expected:
+        raise VideoError(
+            video.path,
+            f"its motion has the shape {motion.known.shape}, the manifest promises {expected}: "
+            "the file has changed since, or its end cannot be decoded; index it again",
+        )
+    return motion, by_source
+
+
+def require_vectors(manifest: Manifest) -> None:
+    """Raises `UserError` if the manifest names a codec that carries no vectors."""
+    names = np.array(manifest.codec_names)[manifest.codecs]
+    lacking = ~np.isin(names, sorted(CODECS_WITH_VECTORS))
+    if not lacking.any():
+        return
+    first = manifest[int(lacking.argmax())].path
+    counts = [(name, int((names[lacking] == name).sum())) for name in sorted(set(names[lacking]))]
+    raise UserError(
+        f"{manifest.path}: no motion vectors in {', '.join(f'{n} {name}' for name, n in counts)} "
+        f"video(s), the first is {first}; `--without-vectors block_matching` estimates their "
+        "motion, `--without-vectors ignore` leaves it out, `mgm-dali prepare` makes H.264 of them"
+    )
+
+
+def _read(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:
+    if recipe.source != "codec":
+        return MOTION_SOURCES[recipe.source](video.path, None, recipe.weights), True
+    if video.codec in CODECS_WITH_VECTORS:
+        motion = MOTION_SOURCES["codec"](video.path, None, None)
+        if motion.valid.any():
+            return motion, True
+    if recipe.without_vectors == "ignore":
+        return no_motion(video.num_frames, video.width, video.height), False
+    if recipe.without_vectors == "error":
+        raise VideoError(
+            video.path,
+            f"none of its {video.codec} frames carries motion vectors; `--without-vectors "
+            "block_matching` estimates them",
+        )
+    return MOTION_SOURCES[recipe.without_vectors](video.path, None, None), False
