@@ -3,13 +3,14 @@
 import shutil
 import time
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from videos import CLIPS, Clip, same_vectors, shared
+from videos import CLIPS, SHARED, Clip, same_vectors, shared
 
 from mgm_dali.motion.codec import vectors_of
 from mgm_dali.video.reader import (
@@ -82,6 +83,49 @@ def test_frames_of_real_files_read_from_anywhere_equal_those_of_a_whole_decode(n
     choices = [[0], [count - 1], range(middle, min(count, middle + 12), 3)]
     choices.append(sorted(rng.choice(count, min(count, 6), replace=False).tolist()))
     assert_random_access_is_exact(path, choices)
+
+
+@pytest.mark.slow
+def test_clips_of_every_whole_shared_file_equal_those_of_a_whole_decode() -> None:
+    """Where packets are broken, what is shown instead depends on where decoding began."""
+    shared("hostile")
+    num_whole = 0
+    for path in sorted(path for folder in ("hostile", "real") for path in files_in(folder)):
+        try:
+            count = probe(path).num_frames
+        except VideoError:
+            continue
+        everything = {
+            number: digest(frame) for number, frame in decode_all_frames(path, export_vectors=True)
+        }
+        if len(everything) != count:
+            continue
+        num_whole += 1
+        rng = np.random.default_rng(count)
+        starts = rng.integers(0, max(1, count - 61), 2).tolist()
+        choices = [range(start, min(count, start + 61), 4) for start in starts]
+        choices += [[0], [count - 1], sorted(rng.choice(count, min(5, count), replace=False))]
+        for numbers in choices:
+            for number, frame in decode_frames(path, numbers, export_vectors=True):
+                assert digest(frame) == everything[number], f"{path}, frame {number} of {numbers}"
+    assert num_whole > 100
+
+
+def files_in(folder: str) -> list[Path]:
+    return [path for path in (SHARED / folder).rglob("*") if path.is_file()]
+
+
+def digest(frame: av.VideoFrame) -> bytes:
+    """Of the picture and the vectors; a whole film of frames would not fit into memory."""
+    found = blake2b(digest_size=16)
+    for plane in planes(frame):
+        found.update(plane)
+    vectors = vectors_of(frame)
+    if vectors is not None:
+        assert vectors.dtype.names is not None
+        for name in vectors.dtype.names:
+            found.update(np.ascontiguousarray(vectors[name]))
+    return found.digest()
 
 
 @pytest.mark.parametrize("kind", CLIPS)

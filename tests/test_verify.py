@@ -118,15 +118,15 @@ def test_the_command_says_what_is_wrong_and_mends_it(manifest: Manifest, folder:
 
 
 BAD_RECIPES = [
-    (dict(source="store"), "--source 'store': expected one of block_matching, codec, dis_flow"),
-    (dict(source="flow"), "--source 'flow': expected one of"),
-    (dict(without_vectors="guess"), "--without-vectors 'guess': expected one of error"),
+    ({"source": "store"}, "--source 'store': expected one of block_matching, codec, dis_flow"),
+    ({"source": "flow"}, "--source 'flow': expected one of"),
+    ({"without_vectors": "guess"}, "--without-vectors 'guess': expected one of error"),
     (
-        dict(source="block_matching", without_vectors="ignore"),
+        {"source": "block_matching", "without_vectors": "ignore"},
         "--without-vectors ignore: is for --source codec",
     ),
-    (dict(source="raft"), "--weights FILE: is needed with --source raft"),
-    (dict(weights=Path("raft.pth")), "--weights FILE: is needed with --source raft"),
+    ({"source": "raft"}, "--weights FILE: is needed with --source raft"),
+    ({"weights": Path("raft.pth")}, "--weights FILE: is needed with --source raft"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""How the motion of a whole video is made: from which source, and what where the codec left none."""
+"""How the motion of a whole video is made: from which source, and what where it finds none."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -205,10 +205,10 @@ def _describe(folder: Path, choices: dict[str, str]) -> None:
     earlier = _read_description(folder) if description.exists() else {}
     for name, choice in choices.items():
         if earlier.get(name, choice) != choice:
-            option = f"--{name.replace('_', '-')}"
+            option, was = f"--{name.replace('_', '-')}", earlier[name]
             raise StoreError(
-                f"{folder}: was filled with `{option} {earlier[name]}`, now {choice} was asked for; "
-                f"extract into another folder, or go on with {earlier[name]}"
+                f"{folder}: was filled with `{option} {was}`, now {choice} was asked for; extract "
+                f"into another folder, or go on with {was}"
             )
     try:
         if not description.exists() or choices.keys() - earlier.keys():
