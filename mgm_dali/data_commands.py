@@ -1,4 +1,4 @@
-"""`index` and `extract`: the work with a progress bar around it, and a summary behind it."""
+"""`index`, `extract` and `prepare`: the work with a progress bar around it, and a summary."""
 
 import csv
 import io
@@ -21,11 +21,14 @@ from mgm_dali.motion.store import MotionStore
 from mgm_dali.motion.verify import forget, verify
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
+from mgm_dali.video.prepare import PrepareReport, describe_preparation, prepare
+from mgm_dali.video.transcoding import TranscodeSettings
 
 __all__ = [
     "choose_recipe",
     "extract_motion",
     "index_videos",
+    "prepare_videos",
     "progress_bar",
     "say",
     "verify_motion",
@@ -147,6 +150,54 @@ def verify_motion(
         )
 
 
+def prepare_videos(
+    manifest: Path, output: Path, settings: TranscodeSettings, *, num_workers: int = 2
+) -> PrepareReport:
+    """Transcodes all videos of a manifest; each rank takes its share.
+
+    Raises `UserError` if not a single video could be prepared.
+    """
+    rank, world_size = _share_of_launcher()
+    listed = read_manifest(manifest)
+    if rank == 0:
+        for group, values in describe_preparation(listed, settings).items():
+            said = (f"{name} {value}" for name, value in values.items() if value is not None)
+            say(f"{group.replace('_', ' ')}: {', '.join(said)}")
+    began = time.perf_counter()
+    with progress_bar("preparing") as advance:
+        report = prepare(
+            listed,
+            output,
+            settings,
+            num_workers=num_workers,
+            share=(rank, world_size),
+            progress=advance,
+        )
+    if report.failed:
+        _list_bad_files(output / f"failed-{rank}.csv", report.failed, "failed")
+    else:
+        (output / f"failed-{rank}.csv").unlink(missing_ok=True)  # those of an earlier call
+    say(
+        f"{report.prepared} videos prepared in {output}, {report.already_there} were there"
+        + (f"; {report.smaller} of them smaller and not enlarged" if report.smaller else "")
+    )
+    if report.failed and not report.prepared and not report.already_there:
+        raise UserError(f"{manifest}: none of its videos could be prepared; see above")
+    if report.source_bytes:
+        before, after = report.source_bytes / 1e6, report.output_bytes / 1e6
+        speed = report.prepared_seconds / (time.perf_counter() - began)
+        say(
+            f"{before:.1f} MB became {after:.1f} MB, {after / before:.2f} of it; "
+            f"{speed:.1f} seconds of video a second"
+        )
+    prepared = output / "videos.csv"
+    if report.unfinished_ranks:
+        say(f"{prepared}: {report.unfinished_ranks} rank(s) are not done; the last one writes it")
+    else:
+        say(f"next: `mgm-dali extract {prepared} -o STORE`, or a run with data.train={prepared}")
+    return report
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; elsewhere a line for every tenth of the way."""
@@ -168,8 +219,10 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(text: str) -> None:
-    """One line for people."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """One line for people; where there are several ranks, it says whose it is."""
+    rank, world_size = _share_of_launcher()
+    whose = f"[rank {rank}] " if world_size > 1 else ""
+    console.print(f"{whose}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _share_of_launcher() -> tuple[int, int]:
