@@ -13,6 +13,7 @@ from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import CELL_PIXELS, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.recipe import require_source
 from mgm_dali.motion.store import MotionStore
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.graph import GRAPH_OUTPUTS, clip_pipeline
@@ -140,6 +141,9 @@ def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
 
 def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> None:
     """Refuses early what would look like a still scene, or fail clip after clip."""
+    require_source(source)
+    if source == "codec":
+        require_source(config.motion.without_vectors)
     if source == "store":
         assert config.data.motion_store is not None
         MotionStore(config.data.motion_store)

@@ -1,6 +1,5 @@
 """Motion from the codec: the right vectors, of the right frames, with the right sign."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from videos import CLIPS, Clip, same_vectors, shared
 
-from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip, read_motion
+from mgm_dali.motion import MotionField, read_clip, read_motion
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, iter_vectors
 from mgm_dali.motion.field import Grid, rasterise
-from mgm_dali.video.reader import VideoError, probe, read_frames
+from mgm_dali.video.reader import probe, read_frames
 
 # The fields of mv-extractor's rows, in its order; the flags are not among them.
 REFERENCE_FIELDS = (
@@ -267,14 +266,3 @@ def test_a_field_of_a_wrong_shape_is_refused() -> None:
         MotionField(np.zeros((3, 4, 5, 2), np.float32), np.zeros(3, bool))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected bool \[3\], found bool \[2\]"):
         MotionField(np.zeros((3, 4, 5, 2), np.int16), np.zeros(2, bool))
-
-
-@pytest.mark.parametrize("source", ["codec", "block_matching"])
-def test_a_file_that_is_no_video_is_a_video_error_from_any_source(
-    source: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "x.mp4"
-    path.write_text("no video", encoding="utf-8")
-    for frames in (None, [0]):
-        with pytest.raises(VideoError):
-            MOTION_SOURCES[source](path, frames, None)

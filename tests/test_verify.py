@@ -1,10 +1,12 @@
 """Verification: a store is whole, or it is said which of its records are not."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from small_videos import manifest_of, write_video
 from typer.testing import CliRunner
 
@@ -163,3 +165,32 @@ def test_a_store_is_never_filled_in_two_ways(manifest: Manifest, folder: Path) -
     assert MotionStore(folder).choices == {"source": "codec", "without_vectors": "ignore"}
     extract(manifest, folder, Recipe(), num_workers=1)
     assert MotionStore(folder).choices["without_vectors"] == "ignore"
+
+
+def test_what_a_source_needs_is_asked_for_before_any_work(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(recipe: Recipe) -> str:
+        with pytest.raises(UserError) as caught:
+            extract(manifest, tmp_path / "motion", recipe, num_workers=1)
+        assert not (tmp_path / "motion").exists()
+        return str(caught.value)
+
+    weights = tmp_path / "raft.pth"
+    weights.write_bytes(b"no weights")
+    assert "cannot be read as plain tensors" in start(Recipe("raft", weights=weights))
+    assert str(tmp_path / "none.pth") in start(Recipe("raft", weights=tmp_path / "none.pth"))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install mgm-dali[dis]" in start(Recipe("dis_flow"))
+    assert "pip install mgm-dali[dis]" in start(Recipe(without_vectors="dis_flow"))
+    if not torch.cuda.is_available():
+        assert "DALI finds no GPU here" in start(Recipe("optical_flow"))
+
+
+def test_a_store_of_other_weights_is_another_store(tmp_path: Path) -> None:
+    choices = []
+    for content in (b"a", b"b"):
+        weights = tmp_path / "raft.pth"
+        weights.write_bytes(content)
+        choices.append(Recipe("raft", weights=weights).choices())
+    assert choices[0]["source"] == "raft" and choices[0] != choices[1]

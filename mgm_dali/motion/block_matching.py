@@ -3,8 +3,6 @@
 Each block of 16x16 pixels is looked for in the frame before: FFmpeg's `mestimate` filter with the
 enhanced predictive zonal search, which was the best for its time against the vectors of encoders
 and against optical flow. Blocks of 8x8 fit a little better and cost five times as much.
-
-T frames, h w cells of 8x8 pixels.
 """
 
 from fractions import Fraction
@@ -18,13 +16,15 @@ from numpy.typing import NDArray
 
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.motion.codec import vectors_of
-from mgm_dali.motion.field import QUARTER_PELS, Grid, MotionField, gather, nothing, paint
+from mgm_dali.motion.field import QUARTER_PELS, Grid, MotionField, paint
+from mgm_dali.motion.neighbours import read_since_frame_before
 from mgm_dali.video.opening import DECODING_ERRORS, VideoError
-from mgm_dali.video.reader import FrameNumbers, decode_all_frames, decode_frames
+from mgm_dali.video.reader import FrameNumbers
 
 __all__ = ["read_motion"]
 
 BLOCK_PIXELS = 16
+"""At most the size of the smallest pictures that are compared."""
 SEARCH_PIXELS = 32
 """Longest motion a frame that is found; the filter's own limit of 7 loses fast things."""
 
@@ -32,33 +32,18 @@ SEARCH_PIXELS = 32
 def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
     """Estimates the motion of frames (all by default) since the frame before each.
 
-    In the order asked; repeats are allowed. A frame's field depends on it and on the one before
-    alone, so it is the same whatever else is asked for. Frame 0 is not valid, nor is any frame of a
-    video that is smaller than one block. Raises `VideoError`.
+    In the order asked; repeats are allowed. Frame 0 is not valid, nor is any frame of a video that
+    is smaller than one block. Raises `VideoError`.
     """
-    if frames is None:
-        decoded = decode_all_frames(path)
-    else:
-        wanted = {int(number) for number in frames}
-        before = {number - 1 for number in wanted if number > 0}
-        decoded = decode_frames(path, sorted(wanted | before))
-    grids: dict[int, Grid] = {}
-    previous_number, previous = -1, None
-    for number, frame in decoded:
-        if frames is None or number in wanted:
-            if previous is None or previous_number != number - 1:
-                grids[number] = nothing(frame.width, frame.height)
-            else:
-                grids[number] = _match(path, previous, frame)
-        previous_number, previous = number, frame
-    if not grids:
-        raise VideoError(path, "no frame of it can be decoded")
-    return gather(grids, range(max(grids) + 1) if frames is None else frames)
+    return read_since_frame_before(
+        path,
+        frames,
+        prepare=lambda frame: frame,
+        compare=lambda pairs: [_match(path, *pair) for pair in pairs],
+    )
 
 
 def _match(path: str | Path, previous: av.VideoFrame, frame: av.VideoFrame) -> Grid:
-    if min(frame.width, frame.height) < BLOCK_PIXELS:
-        return nothing(frame.width, frame.height)
     try:
         vectors = _search(previous, frame)
     except DECODING_ERRORS as error:

@@ -64,10 +64,11 @@ def extract(
 
     `progress(done, total)` counts videos.
 
-    Raises `UserError` before any work if the recipe refuses a codec of the manifest, and
-    `StoreError` if the store was filled by another recipe, or if the disk is, or gets, full; what
-    is written stays.
+    Raises `UserError` before any work if the recipe needs what this machine lacks or refuses a
+    codec of the manifest, and `StoreError` if the store was filled by another recipe, or if the
+    disk is, or gets, full; what is written stays.
     """
+    recipe.require()
     if recipe.choices() == {"source": "codec"}:
         require_vectors(manifest)
     rank, world_size = share

@@ -1,18 +1,19 @@
 """How the motion of a whole video is made: from which source, and what where it finds none."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from mgm_dali.errors import UserError
-from mgm_dali.motion import MOTION_SOURCES, MotionField
+from mgm_dali.motion import MOTION_SOURCES, MotionField, dis_flow, optical_flow, raft
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import grid_size, no_motion
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.opening import VideoError
 
-__all__ = ["Recipe", "make_field", "require_vectors"]
+__all__ = ["Recipe", "make_field", "require_source", "require_vectors"]
 
 WITHOUT_VECTORS = ("error", "block_matching", "dis_flow", "ignore")
 NETWORKS = ("raft",)
@@ -55,7 +56,25 @@ class Recipe:
         """What a store remembers, so that it is never filled in two ways."""
         if self.source == "codec" and self.without_vectors != "error":
             return {"source": self.source, "without_vectors": self.without_vectors}
+        if self.weights is not None:
+            digest = blake2b(self.weights.read_bytes(), digest_size=8).hexdigest()
+            return {"source": self.source, "weights": digest}
         return {"source": self.source}
+
+    def require(self) -> None:
+        """Raises `UserError` if this machine lacks what the sources need."""
+        for source in (self.source, self.without_vectors):
+            require_source(source, self.weights)
+
+
+def require_source(source: str | None, weights: Path | None = None) -> None:
+    """Raises `UserError` if this machine lacks what a source needs: a library, a GPU, weights."""
+    if source == "dis_flow":
+        dis_flow.import_opencv()
+    elif source == "optical_flow":
+        optical_flow.require_gpu()
+    elif source == "raft" and weights is not None:
+        raft.load_raft(weights)
 
 
 def make_field(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:

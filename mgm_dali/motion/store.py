@@ -11,10 +11,8 @@ on NFS, while it is being filled.
 
 import json
 import os
-import stat
 import time
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 
 from typing_extensions import Self
@@ -23,7 +21,7 @@ from mgm_dali.files import write_whole
 from mgm_dali.motion.field import MotionField
 from mgm_dali.motion.records import Record, RecordError, encode_field
 from mgm_dali.motion.shard import Shard, StoreError
-from mgm_dali.video.opening import VideoError
+from mgm_dali.video.fingerprint import fingerprint
 from mgm_dali.video.reader import FrameNumbers
 
 __all__ = [
@@ -39,7 +37,6 @@ __all__ = [
 
 FORMAT = 2
 """1 did not tell which cells are known."""
-FINGERPRINT_PART_BYTES = 64 << 10
 COMMIT_BYTES = 16 << 20
 COMMIT_SECONDS = 1.0
 """A record that comes this soon after a commit waits for the next, unless there are many bytes: a
@@ -48,25 +45,6 @@ commit waits for the disk. What waits when a writer is killed is lost, and extra
 
 class NotInStoreError(StoreError):
     """A store has no record of a video."""
-
-
-def fingerprint(path: str | Path) -> bytes:
-    """What names a file in a store: its size and a hash of its first and last 64 KiB; 24 bytes.
-
-    Raises `VideoError` if it cannot be read.
-    """
-    path = Path(path)
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # opening a named pipe would wait for ever
-            raise VideoError(path, "not a regular file")
-        with path.open("rb") as file:
-            digest = blake2b(file.read(FINGERPRINT_PART_BYTES), digest_size=16)
-            file.seek(max(0, facts.st_size - FINGERPRINT_PART_BYTES))
-            digest.update(file.read(FINGERPRINT_PART_BYTES))
-    except OSError as error:
-        raise VideoError(path, f"cannot be read: {error.strerror}") from None
-    return facts.st_size.to_bytes(8, "little") + digest.digest()
 
 
 class MotionStore:
