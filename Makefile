@@ -1,13 +1,17 @@
 # mgm-dali. On Linux with Python 3.10 or newer, `make demo` and `make test` are all there is to it:
 # they make .venv, install into it what the machine can use, and run. A second call reuses it.
-# PYTHON names another interpreter, VENV another folder, OUT where the demo goes.
+# PYTHON names another interpreter, VENV another folder, OUT where the demo goes,
+# VIDEOS the files and folders that `make bench` measures on, PEERS where it installs what it
+# compares with.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+VIDEOS ?=
+PEERS ?= .peers
 READY = $(VENV)/ready
 
-.PHONY: demo test test-slow test-gpu check format wheel clean
+.PHONY: demo test test-slow test-gpu check format bench bench-motion wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -30,11 +34,16 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+bench: bench-motion
+
+bench-motion: $(READY)
+	$(VENV)/bin/python benchmarks/motion.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
+
 wheel: $(READY)
 	$(VENV)/bin/pip wheel --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info
 
 $(READY): setup.cfg pyproject.toml scripts/setup.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) scripts/setup.sh

@@ -81,6 +81,28 @@ def index(
 
 
 @app.command()
+def prepare(
+    manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for all that is made.")],
+    short_side: Annotated[int, typer.Option(help="Pixels, a multiple of 16; 256 or 320.")] = 256,
+    gop: Annotated[
+        int, typer.Option(help="Frames from key frame to key frame; 12 to 32 is sensible.")
+    ] = 16,
+    crf: Annotated[int, typer.Option(help="Quality of libx264, 1 (best) to 51.")] = 20,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; by default each video keeps its rate.")
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Transcodes the videos of a manifest to H.264 made for training; resumable."""
+    from mgm_dali.data_commands import prepare_videos
+    from mgm_dali.video.transcoding import TranscodeSettings
+
+    settings = TranscodeSettings(short_side, gop, crf, fps)
+    prepare_videos(manifest, output, settings, num_workers=workers)
+
+
+@app.command()
 def extract(
     manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the motion store.")],
@@ -138,6 +160,32 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     from mgm_dali.training.evaluate import evaluate as run
 
     run(load_config(config, overrides or ()))
+
+
+@app.command()
+def saliency(
+    manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
+    boxes: Annotated[
+        Path, typer.Argument(metavar="BOXES.csv", help="Columns path,frame,x0,y0,x1,y1.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV with a line for each video.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="codec (default), store, or another source of motion.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the motion store.")] = None,
+    subtract_camera: Annotated[
+        bool, typer.Option("--subtract-camera", help="Measure motion relative to the camera.")
+    ] = False,
+    workers: Workers = 2,
+) -> None:
+    """Measures how much stronger motion is in bounding boxes than outside of them."""
+    from mgm_dali.saliency_command import MotionChoice, measure_saliency
+
+    source = source or ("store" if store else "codec")
+    motion = MotionChoice(source, store, subtract_camera)
+    measure_saliency(manifest, boxes, motion, output, workers)
 
 
 @app.command()

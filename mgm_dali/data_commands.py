@@ -5,7 +5,6 @@ import io
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
+from mgm_dali.index_table import print_index_table
 from mgm_dali.motion.extract import ExtractReport, extract
+from mgm_dali.motion.presence import carries_vectors
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.motion.store import MotionStore
 from mgm_dali.motion.verify import forget, verify
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
-from mgm_dali.video.prepare import PrepareReport, describe_preparation, prepare
-from mgm_dali.video.transcoding import TranscodeSettings
+from mgm_dali.video.prepare import PrepareReport, prepare
+from mgm_dali.video.transcoding import TranscodeSettings, encoder_identity
 
 __all__ = [
     "choose_recipe",
@@ -45,10 +46,17 @@ def index_videos(
     Raises `UserError` if nothing in `source` is a readable video.
     """
     with progress_bar("indexing") as advance:
-        report = index_source(source, num_workers=num_workers, progress=advance)
+        report = index_source(
+            source, num_workers=num_workers, carries_vectors=carries_vectors, progress=advance
+        )
+    rejected = output.with_name(f"{output.stem}-rejected.csv")
     if report.rejected:
-        rejected = output.with_name(f"{output.stem}-rejected.csv")
-        _list_bad_files(rejected, report.rejected, "rejected")
+        _write_bad_files(rejected, report.rejected)
+    else:
+        rejected.unlink(missing_ok=True)  # those of an earlier call
+    print_index_table(report, console)
+    if report.rejected:
+        say(f"each of the {len(report.rejected)} unusable file(s) with its reason: {rejected}")
     if report.ignored:
         say(f"{report.ignored} file(s) ignored: they do not have the suffix of a video")
     if not report.videos:
@@ -59,12 +67,10 @@ def index_videos(
         train, val = split_train_val(report.videos, val_share, seed)
         write_manifest(output.with_name(f"{output.stem}-val.csv"), val, report.class_names)
     write_manifest(output, train, report.class_names)
-    codecs = Counter(video.codec for video in report.videos)
-    counted = ", ".join(f"{count} {codec}" for codec, count in codecs.most_common())
     say(
         f"{len(train)} videos in {output}"
         + (f", {len(val)} in {output.stem}-val.csv" if val else "")
-        + f"; {len(report.class_names)} classes; {counted}"
+        + f"; {len(report.class_names)} classes"
     )
 
 
@@ -160,9 +166,12 @@ def prepare_videos(
     rank, world_size = _share_of_launcher()
     listed = read_manifest(manifest)
     if rank == 0:
-        for group, values in describe_preparation(listed, settings).items():
-            said = (f"{name} {value}" for name, value in values.items() if value is not None)
-            say(f"{group.replace('_', ' ')}: {', '.join(said)}")
+        rate = "each at its own rate" if settings.fps is None else f"{settings.fps:g} a second"
+        say(
+            f"short side {settings.short_side} pixels, a key frame every {settings.gop} frames, "
+            f"{rate}, crf {settings.crf}"
+        )
+        say("libx264 {libx264}, preset {preset}: {options}".format(**encoder_identity(settings)))
     began = time.perf_counter()
     with progress_bar("preparing") as advance:
         report = prepare(
@@ -179,17 +188,16 @@ def prepare_videos(
         (output / f"failed-{rank}.csv").unlink(missing_ok=True)  # those of an earlier call
     say(
         f"{report.prepared} videos prepared in {output}, {report.already_there} were there"
-        + (f"; {report.smaller} of them smaller and not enlarged" if report.smaller else "")
+        + (f"; {report.smaller} were smaller and keep their size" if report.smaller else "")
     )
     if report.failed and not report.prepared and not report.already_there:
         raise UserError(f"{manifest}: none of its videos could be prepared; see above")
     if report.source_bytes:
         before, after = report.source_bytes / 1e6, report.output_bytes / 1e6
+        say(f"{before:.1f} MB became {after:.1f} MB, {after / before:.2f} of it")
+    if report.prepared:
         speed = report.prepared_seconds / (time.perf_counter() - began)
-        say(
-            f"{before:.1f} MB became {after:.1f} MB, {after / before:.2f} of it; "
-            f"{speed:.1f} seconds of video a second"
-        )
+        say(f"{speed:.1f} seconds of video a second")
     prepared = output / "videos.csv"
     if report.unfinished_ranks:
         say(f"{prepared}: {report.unfinished_ranks} rank(s) are not done; the last one writes it")
@@ -235,11 +243,15 @@ def _share_of_launcher() -> tuple[int, int]:
 
 def _list_bad_files(table: Path, bad: Sequence[tuple[Path, str]], what: str) -> None:
     """All of them into a CSV, the first few on the console."""
+    _write_bad_files(table, bad)
+    for path, reason in bad[:5]:
+        say(f"{what} {path}: {reason}")
+    say(f"{len(bad)} file(s) {what}, all listed in {table}")
+
+
+def _write_bad_files(table: Path, bad: Sequence[tuple[Path, str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason"))
     writer.writerows(bad)
     write_whole(table, text.getvalue())
-    for path, reason in bad[:5]:
-        say(f"{what} {path}: {reason}")
-    say(f"{len(bad)} file(s) {what}, all listed in {table}")

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole_file", "write_whole"]
+__all__ = ["partial_name", "whole_file", "write_whole"]
+
+
+def partial_name(path: Path) -> Path:
+    """What this process alone, of this machine alone, calls a file that is not yet whole."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
 
 
 @contextmanager
@@ -16,7 +21,7 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
     with `synced` even if the machine is. Folders are made on the way.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_name(path)
     try:
         yield partial
         if synced:

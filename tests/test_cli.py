@@ -51,7 +51,10 @@ def empty_config(tmp_path):
 def test_help_names_every_command_and_comes_quickly():
     done = mgm_dali("--help")
     assert done.returncode == 0
-    for command in ("demo", "doctor", "index", "extract", "pretrain", "finetune", "evaluate"):
+    for command in (
+        *("demo", "doctor", "index", "prepare", "extract", "pretrain", "finetune", "evaluate"),
+        *("saliency", "show"),
+    ):
         assert command in done.stdout
     assert "--local_rank" not in done.stdout
 

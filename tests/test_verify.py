@@ -157,6 +157,11 @@ def test_a_recipe_makes_the_field_of_a_video_without_vectors_as_it_says(
             make_field(recipe, replace(video, num_frames=video.num_frames + 1))
 
 
+def test_a_video_whose_field_would_fill_the_memory_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(VideoError, match=r"would take 7\.9 GB of memory; make it smaller"):
+        make_field(Recipe(), replace(manifest[0], num_frames=24_800_000))
+
+
 def test_a_store_is_never_filled_in_two_ways(manifest: Manifest, folder: Path) -> None:
     assert MotionStore(folder).choices == {"source": "codec"}
     with pytest.raises(StoreError, match="was filled with `--source codec`, now block_matching"):

@@ -48,6 +48,15 @@ def test_an_item_that_hangs_or_kills_its_process_costs_only_its_own_outcome() ->
     ]
 
 
+def nothing(_: int) -> None:
+    """A result like any other."""
+
+
+def test_a_function_that_gives_none_is_not_waited_for() -> None:
+    outcomes = run_in_workers(nothing, [0, 1], num_workers=1, seconds_allowed=lambda _: 20)
+    assert list(outcomes) == [(0, None), (1, None)]
+
+
 def test_no_items_need_no_processes() -> None:
     assert squares([], num_workers=2) == {}
 

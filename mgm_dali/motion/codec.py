@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
@@ -107,7 +108,9 @@ def _is_placeholder(path: str | Path, frame: av.VideoFrame, vectors: NDArray[Any
 
 def vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:
     """The vectors attached to a frame, structured with libavcodec's field names, or None."""
-    side_data = frame.side_data.get("MOTION_VECTORS")
+    # Not `frame.side_data`: the frame would keep it, and it the frame, so that pictures pile up
+    # until Python looks for cycles.
+    side_data = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
     if side_data is None:
         return None
     # A copy: a view would keep the whole decoded picture in memory. Its bytes, because numpy copies

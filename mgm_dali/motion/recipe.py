@@ -1,5 +1,6 @@
 """How the motion of a whole video is made: from which source, and what where it finds none."""
 
+import math
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +19,12 @@ __all__ = ["Recipe", "make_field", "require_source", "require_vectors"]
 WITHOUT_VECTORS = ("error", "block_matching", "dis_flow", "ignore")
 NETWORKS = ("raft",)
 """Sources that need a file of weights."""
+
+BYTES_PER_CELL = 5
+"""Two vectors' components and whether the cell is known."""
+MAX_FIELD_BYTES = 2 << 30
+"""Of each worker, which needs twice as much for a moment: three hours of 340x256 at 30 frames a
+second, seven minutes of 1080p."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,18 @@ def require_source(source: str | None, weights: Path | None = None) -> None:
 def make_field(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:
     """The motion of all frames of a video, and whether `recipe.source` itself gave it.
 
-    Raises `VideoError` if it cannot be had, or if the file is not what the manifest promises.
+    Raises `VideoError` if it cannot be had, if it is too large to be held in memory, or if the file
+    is not what the manifest promises.
     """
-    motion, by_source = _read(recipe, video)
     columns, rows = grid_size(video.width, video.height)
     expected = (video.num_frames, rows, columns)
+    if (field_bytes := math.prod(expected) * BYTES_PER_CELL) > MAX_FIELD_BYTES:
+        raise VideoError(
+            video.path,
+            f"the motion of its {video.num_frames} frames would take {field_bytes / 1e9:.1f} GB of "
+            "memory; make it smaller with `mgm-dali prepare`, or cut it into shorter videos",
+        )
+    motion, by_source = _read(recipe, video)
     if motion.known.shape != expected:
         raise VideoError(
             video.path,

@@ -94,6 +94,8 @@ def packets(video: OpenVideo) -> Iterator[VideoPacket]:
             packet = next(demuxer)
         except (StopIteration, av.FFmpegError):
             return
+        except IndexError:  # PyAV's, behind the last packet of a file that named streams on the way
+            return
         if packet.size:  # an empty packet would tell the decoder that the stream has ended
             yield packet
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ class IndexReport:
 
     videos: list[Video]
     """Readable ones, in the order of the paths or of the list."""
+    have_vectors: list[bool]
+    """What `carries_vectors` said of each; all False if it was not asked."""
     class_names: list[str]
     """Of a folder; a list has numbers only."""
     rejected: list[tuple[Path, str]]
@@ -61,10 +64,13 @@ def index_source(
     source: Path,
     *,
     num_workers: int,
+    carries_vectors: Callable[[Path], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
     timeout_seconds: float = 60,
 ) -> IndexReport:
     """Opens every video of a folder or a list in worker processes.
+
+    `carries_vectors` is called there for every video that can be read; it must be picklable.
 
     A file that cannot be read, takes longer than `timeout_seconds` (for each 64 MiB), or crashes
     its reader is rejected; the others are not affected. `progress(done, total)` is called after
@@ -76,9 +82,9 @@ def index_source(
     paths = [path for path, _ in found.files]
     problems = [_problem_of_name(path) for path in paths]
     sound = [place for place, problem in enumerate(problems) if problem is None]
-    facts: dict[int, VideoFacts] = {}
+    found_at: dict[int, tuple[VideoFacts, bool]] = {}
     outcomes = run_in_workers(
-        probe,
+        partial(_examine, carries_vectors),
         [paths[place] for place in sound],
         num_workers=num_workers,
         seconds_allowed=lambda path: timeout_seconds * max(1.0, _size(path) / BYTES_PER_TIMEOUT),
@@ -88,16 +94,22 @@ def index_source(
             if isinstance(outcome, Failure):
                 problems[sound[number]] = outcome.reason
             else:
-                facts[sound[number]] = outcome
+                found_at[sound[number]] = outcome
             if progress is not None:
                 progress(done, len(paths))
+    places = sorted(found_at)
     videos = [
-        Video(path=path, label=label, **vars(facts[place]))
-        for place, (path, label) in enumerate(found.files)
-        if place in facts
+        Video(path=paths[place], label=found.files[place][1], **vars(found_at[place][0]))
+        for place in places
     ]
+    have_vectors = [found_at[place][1] for place in places]
     rejected = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
-    return IndexReport(videos, found.class_names, rejected, found.ignored)
+    return IndexReport(videos, have_vectors, found.class_names, rejected, found.ignored)
+
+
+def _examine(carries_vectors: Callable[[Path], bool] | None, path: Path) -> tuple[VideoFacts, bool]:
+    """Looks at one file, in a worker process."""
+    return probe(path), carries_vectors is not None and carries_vectors(path)
 
 
 def split_train_val(

@@ -125,7 +125,11 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, MemoryError):
-        return "its frames do not fit into memory"
+        return "it asks for more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
+    if isinstance(error, av.ArgumentError):  # so libavformat refuses what is not in _FORMATS
+        return "cannot be decoded: a script, a playlist, or another format that is not read here"
+    if isinstance(error, av.FFmpegError):  # its text would name the path once more
+        return f"cannot be decoded: {error.strerror}"
     return f"cannot be decoded: {type(error).__name__}: {error}"

@@ -1,7 +1,8 @@
 """Reads frames of a video by number, exactly and without decoding more than is needed.
 
 Pixels are as coded: rotation tags, pixel aspect ratios and colour tags are ignored, the same
-everywhere in this project.
+everywhere in this project, and by NVIDIA DALI's decoders too. So motion and pixels agree, whoever
+decodes them; a video filmed upright may lie on its side.
 
 T frames, H W pixels. Raises `VideoError` for anything that is wrong with a file.
 """
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 FrameNumbers = Sequence[int] | NDArray[np.integer[Any]]
+
+MAX_SECONDS = 2**31
+"""Longest video that is believed; a manifest holds no larger number."""
 
 # Where one packet is one frame; elsewhere `probe` counts by decoding.
 _CONTAINERS_OF_FRAMES = frozenset({"mov", "matroska", "flv"})
@@ -76,7 +80,7 @@ def probe(path: str | Path) -> VideoFacts:
     (AVI, raw and MPEG streams, VP8, VP9, AV1). Header counts are never believed.
 
     Raises `VideoError` with the reason if it has no frames, lacks its first key frame, changes its
-    size, or cannot be decoded to its end.
+    size, lasts for longer than `MAX_SECONDS`, or cannot be decoded to its end.
     """
     with open_video(path) as video:
         index = frame_index(video)
@@ -98,9 +102,13 @@ def probe(path: str | Path) -> VideoFacts:
             missing = len(index.pts) - num_frames
             raise VideoError(path, f"{missing} of its {len(index.pts)} packets give no frame")
         num_frames = len(index.pts)
-        if span := int(index.pts[-1] - index.pts[0]) * time_base_seconds:
+        if span := (int(index.pts[-1]) - int(index.pts[0])) * time_base_seconds:
             fps = (num_frames - 1) / span
-    return VideoFacts(num_frames, fps, width, height, codec, num_frames / fps if fps else 0.0)
+    duration_seconds = num_frames / fps if fps else 0.0
+    if not 0 <= duration_seconds < MAX_SECONDS:
+        found = f"{num_frames} frames in {duration_seconds:.3g} seconds"
+        raise VideoError(path, f"its time stamps or its frame rate are nonsense: {found}")
+    return VideoFacts(num_frames, fps, width, height, codec, duration_seconds)
 
 
 def decode_frames(

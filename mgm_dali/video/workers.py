@@ -61,7 +61,7 @@ def run_in_workers(
         while busy:
             for worker in _with_news(busy):
                 outcome = worker.outcome()
-                if outcome is None:
+                if not outcome:
                     continue
                 done = worker.place
                 place = next(places, -1)
@@ -69,7 +69,7 @@ def run_in_workers(
                     busy.remove(worker)
                 else:  # first this, then the caller: both work at the same time
                     worker.give(place, items[place], seconds_allowed(items[place]))
-                yield done, outcome
+                yield done, outcome[0]
     finally:
         for worker in workers:
             worker.stop()
@@ -109,22 +109,20 @@ class _Worker(Generic[Item, Result]):
         with contextlib.suppress(BrokenPipeError):  # a dead process is noticed while waiting
             connection.send(item)
 
-    def outcome(self) -> Result | Failure | None:
-        """What became of the item in hand; None if the process has only become ready for it."""
+    def outcome(self) -> tuple[Result | Failure] | tuple[()]:
+        """What became of the item in hand; () if the process has only become ready for it."""
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()
-            return Failure(f"not done after {self._seconds:g} s; it was given up")
+            return (Failure(f"not done after {self._seconds:g} s; it was given up"),)
         try:
-            message = self.connection.recv()
+            message: tuple[Result | Failure] | tuple[()] = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return self._lost()
-        if message:
-            outcome: Result | Failure = message[0]
-            return outcome
-        self._started = True
-        self.deadline = time.monotonic() + self._seconds
-        return None
+            return (self._lost(),)
+        if not message:
+            self._started = True
+            self.deadline = time.monotonic() + self._seconds
+        return message
 
     def stop(self) -> int | None:
         """Kills the process, if there is one; gives its exit status."""
