@@ -219,13 +219,19 @@ def rasterise_slowly(vectors: NDArray[Any], width: int, height: int) -> Grid:
 
 @pytest.mark.parametrize("kind", WITH_VECTORS)
 def test_rasterising_equals_a_loop_over_blocks_and_cells(kind: str) -> None:
+    """Of many frames at once, some of them without vectors, as of each alone."""
     clip = CLIPS[kind]
-    for number, vectors in iter_vectors(clip.path()):
-        if vectors is not None and number % 3 == 1:
-            expected = rasterise_slowly(vectors, clip.width, clip.height)
-            found = rasterise(vectors, clip.width, clip.height)
-            assert np.array_equal(found[0], expected[0])
-            assert np.array_equal(found[1], expected[1])
+    found = [vectors for _, vectors in iter_vectors(clip.path())]
+    some = next(vectors for vectors in found if vectors is not None)
+    of_frames = [some[:0] if vectors is None else vectors for vectors in found][::3]
+    grids, known = rasterise(of_frames, clip.width, clip.height)
+    for place, vectors in enumerate(of_frames):
+        expected = rasterise_slowly(vectors, clip.width, clip.height)
+        assert np.array_equal(grids[place], expected[0])
+        assert np.array_equal(known[place], expected[1])
+        alone = rasterise([vectors], clip.width, clip.height)
+        assert np.array_equal(alone[0][0], grids[place])
+        assert np.array_equal(alone[1][0], known[place])
 
 
 def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_turned() -> None:
@@ -236,7 +242,7 @@ def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_t
     past, future = block.copy(), block.copy()
     past["source"], past["motion_x"], past["motion_y"] = -1, 8, 0
     future["source"], future["motion_x"], future["motion_y"] = 1, 0, 12
-    grid, known = rasterise(np.concatenate((past, future)), 60, 30)
+    (grid,), (known,) = rasterise([np.concatenate((past, future))], 60, 30)
     assert grid.shape == (4, 8, 2)
     assert np.argwhere(known).tolist() == [[1, 2], [1, 3]]
     expected = np.zeros_like(grid)
@@ -244,15 +250,20 @@ def test_of_two_vectors_of_a_block_the_longer_is_taken_and_a_future_one_is_not_t
     assert np.array_equal(grid, expected)
     future["motion_y"] = 0
     expected[1, 2:4] = (-8, 0)
-    assert np.array_equal(rasterise(np.concatenate((future, past)), 60, 30)[0], expected)
+    (grid,), _ = rasterise([np.concatenate((future, past))], 60, 30)
+    assert np.array_equal(grid, expected)
 
 
-def test_a_vector_outside_the_picture_does_no_harm() -> None:
+def test_a_vector_outside_the_picture_does_no_harm_to_other_frames() -> None:
     _, vectors = next((n, v) for n, v in iter_vectors(CLIPS["h264"].path()) if v is not None)
     wild = vectors.copy()
     wild["dst_x"], wild["dst_y"] = 30000, -30000
     wild["motion_x"], wild["motion_scale"] = 1 << 30, 0
-    assert rasterise(wild, 160, 112)[0].shape == (14, 20, 2)
+    grids, known = rasterise([vectors, wild, vectors[:0], wild, vectors], 160, 112)
+    assert grids.shape == (5, 14, 20, 2) and not known[2].any()
+    assert np.array_equal(grids[0], grids[4]) and np.array_equal(known[0], known[4])
+    expected = rasterise([vectors], 160, 112)
+    assert np.array_equal(grids[0], expected[0][0]) and np.array_equal(known[0], expected[1][0])
 
 
 def test_reading_twice_gives_the_same_vectors() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from videos import CLIPS, SHARED, Clip, same_vectors, shared
 
 from mgm_dali.motion.codec import vectors_of
+from mgm_dali.video import rgb
 from mgm_dali.video.reader import (
     VideoError,
     decode_all_frames,
@@ -21,6 +22,7 @@ from mgm_dali.video.reader import (
     probe,
     read_frames,
 )
+from mgm_dali.video.rgb import RgbConverter
 
 SHARED_SAMPLE = [
     "real/ucf101/v_SoccerJuggling_g23_c01.avi",
@@ -227,6 +229,29 @@ def test_pixels_equal_those_of_dali() -> None:
     pipe.build()
     theirs = np.array(pipe.run()[0].at(0))
     assert np.array_equal(theirs, read_frames(clip.path(), range(clip.num_frames)))
+
+
+PIXEL_FORMATS = (
+    "yuv420p yuvj420p yuv422p yuvj422p yuv444p yuv440p yuv410p yuv411p nv12 gray gray10le "
+    "yuv420p10le yuv422p10le yuv444p10le yuv420p12le gbrp gbrp10le rgb24 bgra yuva420p yuyv422"
+).split()
+
+
+@pytest.mark.parametrize("pixel_format", PIXEL_FORMATS)
+def test_the_faster_way_to_rgb_gives_the_same_pixels(
+    pixel_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    frames = []
+    for size in [(64, 48), (65, 48), (34, 52), (30, 4), (1, 4), (50, 46), (51, 45)]:
+        frame = av.VideoFrame(*size, pixel_format)
+        for plane in frame.planes:
+            plane.update(rng.integers(0, 256, plane.buffer_size, dtype=np.uint8).tobytes())
+        frames.append(frame)
+    found = [RgbConverter("v.mp4")(frame) for frame in frames]
+    monkeypatch.setattr(rgb, "_chroma_is_whole", lambda _: False)
+    expected = [RgbConverter("v.mp4")(frame) for frame in frames]
+    assert all(map(np.array_equal, found, expected))
 
 
 def test_files_are_closed_whatever_happens(tmp_path: Path) -> None:

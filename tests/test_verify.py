@@ -39,7 +39,7 @@ def folder(manifest: Manifest, tmp_path: Path) -> Path:
     return tmp_path / "motion"
 
 
-def flip_a_bit_of_the_last_chunk(folder: Path) -> None:
+def flip_a_bit_of_the_last_frame(folder: Path) -> None:
     (shard,) = folder.glob("*.lmdb")
     content = bytearray(shard.read_bytes())
     content[content.rindex(ZSTD_MAGIC) + 20] ^= 1
@@ -60,8 +60,8 @@ def test_ranks_share_the_checks(manifest: Manifest, folder: Path) -> None:
         assert verify(manifest, folder, num_workers=1, share=(rank, 3)).sound == expected
 
 
-def test_a_flipped_bit_in_any_chunk_is_found_and_repaired(manifest: Manifest, folder: Path) -> None:
-    flip_a_bit_of_the_last_chunk(folder)
+def test_a_flipped_bit_in_any_frame_is_found_and_repaired(manifest: Manifest, folder: Path) -> None:
+    flip_a_bit_of_the_last_frame(folder)
     report = verify(manifest, folder, num_workers=1)
     assert report.sound == NUM_VIDEOS - 1
     ((path, reason),) = report.damaged
@@ -110,7 +110,7 @@ def test_the_command_says_what_is_wrong_and_mends_it(manifest: Manifest, folder:
         return CliRunner().invoke(app, command).exception
 
     assert call("--verify") is None
-    flip_a_bit_of_the_last_chunk(folder)
+    flip_a_bit_of_the_last_frame(folder)
     error = call("--verify")
     assert isinstance(error, UserError)
     assert f"extract {manifest.path} -o {folder} --repair` replaces what is damaged" in str(error)

@@ -10,6 +10,7 @@ T frames, H W pixels, h w cells of 8x8 pixels.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from mgm_dali.motion.field import Grid, MotionField, gather, nothing, rasterise
+from mgm_dali.motion.field import Grid, MotionField, gather, rasterise
 from mgm_dali.video.frame_index import index_of
 from mgm_dali.video.opening import VideoError
 from mgm_dali.video.reader import FrameNumbers, decode_all_frames, decode_frames
 from mgm_dali.video.rgb import RgbConverter
+from mgm_dali.video.seeking import NumberedFrame
 
 __all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion", "vectors_of"]
 
@@ -31,6 +33,9 @@ CODECS_WITH_VECTORS = frozenset(
     "h264 mpeg4 mpeg2video mpeg1video h263 flv1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 rv10 rv20".split()
 )
 """Codecs whose decoders hand out their vectors; HEVC, VP8, VP9 and AV1 are not among them."""
+
+FRAMES_AT_ONCE = 16
+"""Frames whose vectors are painted together; more take memory and save no time."""
 
 # libavcodec's AVMotionVector. The structure has padding that is never initialised: compare fields.
 _VECTOR = np.dtype(
@@ -73,7 +78,7 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
         decoded = decode_all_frames(path, export_vectors=True, loop_filter=False)
     else:
         decoded = decode_frames(path, frames, export_vectors=True, loop_filter=False)
-    grids = {number: _motion_of_frame(path, frame) for number, frame in decoded}
+    grids = _motion_of_frames(path, decoded)
     if not grids:
         raise VideoError(path, "no frame of it can be decoded")
     return gather(grids, range(max(grids) + 1) if frames is None else frames)
@@ -86,24 +91,39 @@ def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8]
     """
     to_rgb = RgbConverter(path)
     images: dict[int, NDArray[np.uint8]] = {}
-    grids: dict[int, Grid] = {}
-    for number, frame in decode_frames(path, frames, export_vectors=True):
-        images[number], grids[number] = to_rgb(frame), _motion_of_frame(path, frame)
+
+    def keep_images() -> Iterator[NumberedFrame]:
+        for number, frame in decode_frames(path, frames, export_vectors=True):
+            images[number] = to_rgb(frame)
+            yield number, frame
+
+    grids = _motion_of_frames(path, keep_images())
     return np.stack([images[int(number)] for number in frames]), gather(grids, frames)
 
 
-def _motion_of_frame(path: str | Path, frame: av.VideoFrame) -> Grid:
+def _motion_of_frames(path: str | Path, decoded: Iterator[NumberedFrame]) -> dict[int, Grid]:
+    """The fields of decoded frames of a video, by their numbers; no frame is kept."""
+    grids: dict[int, Grid] = {}
+    knows_b_frames = index_of(path).codec != "mpeg4"
+    found = (
+        (number, frame.width, frame.height, _true_vectors(frame, knows_b_frames))
+        for number, frame in decoded
+    )
+    while group := list(islice(found, FRAMES_AT_ONCE)):
+        numbers, widths, heights, vectors = zip(*group, strict=True)
+        fields = zip(*rasterise(vectors, widths[0], heights[0]), strict=True)
+        grids.update(zip(numbers, fields, strict=True))
+    return grids
+
+
+def _true_vectors(frame: av.VideoFrame, knows_b_frames: bool) -> NDArray[Any]:
+    """The vectors of a frame; none where zeros stand for what libavcodec does not know."""
     vectors = vectors_of(frame)
-    if vectors is None or _is_placeholder(path, frame, vectors):
-        return nothing(frame.width, frame.height)
-    return rasterise(vectors, frame.width, frame.height)
-
-
-def _is_placeholder(path: str | Path, frame: av.VideoFrame, vectors: NDArray[Any]) -> bool:
-    """Whether these zeros stand for what the decoder of MPEG-4 part 2 knows not of B-frames."""
-    if frame.pict_type != PictureType.B or vectors["motion_x"].any() or vectors["motion_y"].any():
-        return False
-    return index_of(path).codec == "mpeg4"
+    if vectors is None:
+        return np.empty(0, dtype=_VECTOR)
+    if knows_b_frames or frame.pict_type != PictureType.B:
+        return vectors
+    return vectors if vectors["motion_x"].any() or vectors["motion_y"].any() else vectors[:0]
 
 
 def vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:

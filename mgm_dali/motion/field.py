@@ -100,82 +100,111 @@ def gather(grids: dict[int, Grid], frames: Sequence[int] | NDArray[np.integer[An
     return MotionField(vectors, np.asarray(known.any((1, 2)), dtype=np.bool_), known)
 
 
-def rasterise(vectors: NDArray[Any], width: int, height: int) -> Grid:
-    """Paints one frame's codec vectors: int16 `[h, w, 2]`, quarter pixels, past to present.
+def rasterise(
+    of_frames: Sequence[NDArray[Any]], width: int, height: int
+) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Paints the codec vectors of T frames: int16 `[T, h, w, 2]`, and which cells are known.
 
-    `vectors` is structured with libavcodec's field names. A codec's vector points from the block
-    to its reference. So its opposite is the motion since a past reference (`source` < 0), and the
-    vector itself the motion towards a future one (`source` > 0). Where a block has both, the longer
-    is taken: of the two, one is often a placeholder of zero. Codecs do not export how many frames
-    away the reference is, so vectors to far references are long. What no block covers (intra
-    blocks have no vector) is not known.
+    Several frames at once, because a call of numpy costs as much as what it does for one. Each has
+    an array, empty if it carries no vectors, structured with libavcodec's field names.
+
+    A codec's vector points from the block to its reference. So its opposite is the motion since a
+    past reference (`source` < 0), and the vector itself the motion towards a future one (`source` >
+    0). Where a block has both, the longer is taken: of the two, one is often a placeholder of zero.
+    Codecs do not export how many frames away the reference is, so vectors to far references are
+    long. What no block covers (intra blocks have no vector) is not known.
     """
+    # Their bytes, because numpy copies structures field by field.
+    vectors = np.concatenate([one.view(np.uint8) for one in of_frames]).view(of_frames[0].dtype)
+    frame_of = np.repeat(np.arange(len(of_frames)), [len(one) for one in of_frames])
     is_future = vectors["source"] > 0
     scale = np.maximum(vectors["motion_scale"], 1).astype(np.int32)
     factor = np.where(is_future, np.int32(QUARTER_PELS), np.int32(-QUARTER_PELS))
     displacement = np.empty((len(vectors), 2), dtype=np.int32)
     displacement[:, 0] = vectors["motion_x"] * factor // scale
     displacement[:, 1] = vectors["motion_y"] * factor // scale
+    canvas = _Canvas(len(of_frames), width, height)
+    corners = canvas.corners(vectors, frame_of)
     if not is_future.any():
-        return paint(vectors, displacement, width, height)
-    canvas = _Canvas(width, height)
-    corners = canvas.corners(vectors)
-    past_at = canvas.cover(corners, np.flatnonzero(~is_future))
-    future_at = canvas.cover(corners, np.flatnonzero(is_future))
-    length = np.full(len(vectors) + 1, -1, dtype=np.int64)  # no block: shorter than a vector of 0
-    length[1:] = displacement[:, 0].astype(np.int64) ** 2 + displacement[:, 1].astype(np.int64) ** 2
+        return canvas.colour(canvas.cover(corners), displacement)
+    past_at, future_at = canvas.cover_both(corners, is_future)
+    along_x, along_y = displacement.T.astype(np.int64)
+    length = np.empty(len(vectors) + 1, dtype=np.int64)
+    length[0] = -1  # no block: shorter than a vector of 0
+    length[1:] = along_x * along_x + along_y * along_y
     longer_at = np.where(length.take(future_at) > length.take(past_at), future_at, past_at)
     return canvas.colour(longer_at, displacement)
 
 
 def paint(blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, height: int) -> Grid:
-    """Gives every cell the displacement `[N, 2]` of the block that covers it.
+    """Gives every cell of a frame the displacement `[N, 2]` of the block that covers it.
 
     `blocks` (N of them) has `dst_x` and `dst_y` (the block's centre), `w` and `h`: 8 or 16 pixels,
     aligned to 8. What reaches over the right or the lower border of the picture is cut.
     """
-    canvas = _Canvas(width, height)
-    block_at = canvas.cover(canvas.corners(blocks), np.arange(len(blocks)))
-    return canvas.colour(block_at, displacement)
+    canvas = _Canvas(1, width, height)
+    corners = canvas.corners(blocks, np.zeros(len(blocks), dtype=np.intp))
+    vectors, known = canvas.colour(canvas.cover(corners), displacement)
+    return vectors[0], known[0]
+
+
+_CELL_SHIFT = CELL_PIXELS.bit_length() - 1
 
 
 class _Canvas:
-    """The cells of a picture, padded as codecs do: to whole macroblocks, interlaced to pairs."""
+    """The cells of T pictures, padded as codecs do: to whole macroblocks, interlaced to pairs."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, num_frames: int, width: int, height: int) -> None:
+        self.num_frames = num_frames
         self.columns, self.rows = grid_size(width, height)
         self.padded_columns, self.padded_rows = -(-self.columns // 2) * 2, -(-self.rows // 4) * 4
+        self.num_cells = num_frames * self.padded_rows * self.padded_columns
 
-    def corners(self, blocks: NDArray[Any]) -> NDArray[np.intp]:
-        """The cells at the corners of each block, `[4, N]`.
+    def corners(self, blocks: NDArray[Any], frame_of: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The cells at the corners of each block, `[4, N]`; block n is of frame `frame_of[n]`.
 
-        A block covers no other cells, as it is at most 16 pixels wide and high.
+        A block covers no other cells, as it is at most 16 pixels wide and high. A broken stream may
+        point outside of the picture: what it says there goes to its border.
         """
-        centre_x, half_width = blocks["dst_x"].astype(np.intp), blocks["w"] >> 1
-        centre_y, half_height = blocks["dst_y"].astype(np.intp), blocks["h"] >> 1
-        left = (centre_x - half_width) // CELL_PIXELS
-        right = (centre_x + half_width - 1) // CELL_PIXELS
-        top = (centre_y - half_height) // CELL_PIXELS * self.padded_columns
-        bottom = (centre_y + half_height - 1) // CELL_PIXELS * self.padded_columns
-        corners = np.empty((4, len(blocks)), dtype=np.intp)
-        for place, (x, y) in enumerate(
-            ((left, top), (right, top), (left, bottom), (right, bottom))
-        ):
-            np.add(x, y, out=corners[place])
-        return corners
+        half_width, half_height = blocks["w"] >> 1, blocks["h"] >> 1
+        sides = [
+            (blocks["dst_x"] - half_width, self.padded_columns),
+            (blocks["dst_x"] + (half_width - 1), self.padded_columns),
+            (blocks["dst_y"] - half_height, self.padded_rows),
+            (blocks["dst_y"] + (half_height - 1), self.padded_rows),
+        ]
+        left, right, top, bottom = (
+            (pixels >> _CELL_SHIFT).clip(0, limit - 1) for pixels, limit in sides
+        )
+        first_row = frame_of * self.padded_rows
+        corners = np.empty((2, 2, len(blocks)), dtype=np.intp)
+        for place, row in enumerate((top, bottom)):
+            first_cell = (first_row + row) * self.padded_columns
+            np.add(first_cell, left, out=corners[place, 0])
+            np.add(first_cell, right, out=corners[place, 1])
+        return corners.reshape(4, -1)
 
-    def cover(self, corners: NDArray[np.intp], numbers: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Which of these blocks covers each cell: its number + 1, or 0 for none."""
-        block_at = np.zeros(self.padded_columns * self.padded_rows, dtype=np.intp)
-        # The numbers are repeated for each row of corners; a broken stream may point outside.
-        block_at.put(corners[:, numbers], numbers + 1, mode="clip")
+    def cover(self, corners: NDArray[np.intp], num_layers: int = 1) -> NDArray[np.int32]:
+        """Which block covers each cell: its number + 1, or 0 for none."""
+        block_at = np.zeros(num_layers * self.num_cells, dtype=np.int32)
+        numbers = np.arange(1, corners.shape[1] + 1, dtype=np.int32)
+        block_at.put(corners, numbers)  # the numbers are repeated for each row of corners
         return block_at
 
-    def colour(self, block_at: NDArray[np.intp], displacement: NDArray[np.int32]) -> Grid:
+    def cover_both(
+        self, corners: NDArray[np.intp], is_future: NDArray[np.bool_]
+    ) -> NDArray[np.int32]:
+        """The same for blocks with a past and for those with a future reference, `[2, cells]`."""
+        return self.cover(corners + is_future * self.num_cells, num_layers=2).reshape(2, -1)
+
+    def colour(
+        self, block_at: NDArray[np.int32], displacement: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
         """Gives each cell the displacement of the block that covers it, where there is one."""
         colours = np.zeros((len(displacement) + 1, 2), dtype=np.int16)
         colours[1:] = displacement  # 16 bits hold 8191 pixels
-        at = block_at.reshape(self.padded_rows, self.padded_columns)[: self.rows, : self.columns]
+        at = block_at.reshape(self.num_frames, self.padded_rows, self.padded_columns)
+        at = at[:, : self.rows, : self.columns]
         return colours.take(at, axis=0), at != 0
 
 

@@ -1,6 +1,6 @@
 """Checks a motion store: is every video of a manifest in it, and every byte as it was written?
 
-All chunks of every record are read and hold against their checksums. Now and then a field is made
+All frames of every record are read and hold against their checksums. Now and then a field is made
 anew and compared: checksums cannot tell that another version of a decoder sees other vectors.
 """
 

@@ -1,0 +1,98 @@
+"""Who is measured by `motion.py`, and what is hoped of ours."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rounds import Contender, Ratio, Timings
+
+__all__ = ["GOALS", "WHOLE_VIDEO", "Goal", "Verdict", "clip_contenders", "judge"]
+
+MOTION, KNOWN, PLAIN = "ours: motion", "ours: motion (index known)", "PyAV: decoding alone"
+MV_READ, MV_ONLY = "mv-extractor: read()", "mv-extractor: vectors only"
+CLIP, STORED = "ours: RGB+motion", "ours: motion of a store"
+DECORD, EXACT, APPROXIMATE = "decord: RGB", "torchcodec exact: RGB", "torchcodec approx.: RGB"
+RAFT = "RAFT-Small (1 pair, scaled)"
+
+WHOLE_VIDEO = (
+    Contender(MOTION, "ours", "read_motion"),
+    Contender(KNOWN, "ours", "read_motion", is_new=False),
+    Contender("ours: vectors", "ours", "iter_vectors"),
+    Contender(PLAIN, "ours", "pyav_decode"),
+    Contender(MV_READ, "mv-extractor", "mv_extractor", {"with_frames": True}),
+    Contender(MV_ONLY, "mv-extractor", "mv_extractor", {"with_frames": False}),
+    Contender(RAFT, "raft", "raft", {"frames": [1], "num_pairs": 1}, does_part=True),
+)
+"""Those that read all of a video."""
+
+
+def clip_contenders(store: Path) -> tuple[Contender, ...]:
+    """Those that read a clip; `store` has the motion of its video."""
+    return (
+        Contender(CLIP, "ours", "read_clip"),
+        Contender("ours: RGB+motion (index known)", "ours", "read_clip", is_new=False),
+        Contender("ours: RGB", "ours", "read_frames"),
+        Contender("ours: RGB (index known)", "ours", "read_frames", is_new=False),
+        Contender(MOTION, "ours", "read_motion"),
+        Contender(KNOWN, "ours", "read_motion", is_new=False),
+        Contender(STORED, "ours", "read_store", {"store": str(store)}),
+        Contender(DECORD, "decord", "decord"),
+        Contender(EXACT, "torchcodec", "torchcodec", {"seek_mode": "exact"}),
+        Contender(APPROXIMATE, "torchcodec", "torchcodec", {"seek_mode": "approximate"}),
+        Contender(RAFT, "raft", "raft", {"num_pairs": 1}, does_part=True),
+    )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on the ratio of two contenders of one section."""
+
+    section: str
+    over: str
+    under: str
+    at_least: float = 0.0
+    at_most: float = float("inf")
+
+    @property
+    def bound(self) -> str:
+        """As text."""
+        return f">= {self.at_least:g}" if self.at_least else f"<= {self.at_most:g}"
+
+    def __str__(self) -> str:
+        return f"{self.section}: {self.over} / {self.under}"
+
+
+GOALS = (
+    Goal("videos", MOTION, PLAIN, at_most=1.1),
+    Goal("videos", MV_READ, MOTION, at_least=1.3),
+    Goal("videos", MV_ONLY, MOTION, at_least=1.05),
+    Goal("clips", DECORD, CLIP, at_least=1.0),
+    Goal("clips", EXACT, CLIP, at_least=1.0),
+    Goal("clips", APPROXIMATE, CLIP, at_least=1.0),
+    Goal("clips", KNOWN, STORED, at_least=50),
+    Goal("clips", RAFT, MOTION, at_least=30),
+)
+"""For H.264 of 340x256 pixels, as Kinetics is mostly kept. Ours meets its files for the first time,
+as all others do at every call; but a store has to beat what is read live with the index known."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A goal and what was found; `ratio` is None where a contender is missing."""
+
+    goal: Goal
+    ratio: Ratio | None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the ratio of medians keeps the bound."""
+        if self.ratio is None:
+            return False
+        return self.goal.at_least <= self.ratio.median <= self.goal.at_most
+
+
+def judge(timings: Mapping[str, Timings], jobs: Mapping[str, list[str]]) -> Iterator[Verdict]:
+    """One verdict a goal, over the named jobs of each section."""
+    for goal in GOALS:
+        of_section = timings[goal.section]
+        yield Verdict(goal, of_section.ratio(goal.over, goal.under, jobs[goal.section]))
