@@ -124,10 +124,11 @@ def rasterise(
     displacement[:, 0] = vectors["motion_x"] * factor // scale
     displacement[:, 1] = vectors["motion_y"] * factor // scale
     canvas = _Canvas(len(of_frames), width, height)
-    corners = canvas.corners(vectors, frame_of)
     if not is_future.any():
-        return canvas.colour(canvas.cover(corners), displacement)
-    past_at, future_at = canvas.cover_both(corners, is_future)
+        return canvas.colour(canvas.cover(vectors, frame_of), displacement)
+    # Past and future are painted apart, as if they were twice as many frames.
+    apart = canvas.cover(vectors, frame_of + is_future * len(of_frames), 2 * len(of_frames))
+    past_at, future_at = apart.reshape(2, -1)
     along_x, along_y = displacement.T.astype(np.int64)
     length = np.empty(len(vectors) + 1, dtype=np.int64)
     length[0] = -1  # no block: shorter than a vector of 0
@@ -143,8 +144,8 @@ def paint(blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, hei
     aligned to 8. What reaches over the right or the lower border of the picture is cut.
     """
     canvas = _Canvas(1, width, height)
-    corners = canvas.corners(blocks, np.zeros(len(blocks), dtype=np.intp))
-    vectors, known = canvas.colour(canvas.cover(corners), displacement)
+    block_at = canvas.cover(blocks, np.zeros(len(blocks), dtype=np.intp))
+    vectors, known = canvas.colour(block_at, displacement)
     return vectors[0], known[0]
 
 
@@ -158,44 +159,38 @@ class _Canvas:
         self.num_frames = num_frames
         self.columns, self.rows = grid_size(width, height)
         self.padded_columns, self.padded_rows = -(-self.columns // 2) * 2, -(-self.rows // 4) * 4
-        self.num_cells = num_frames * self.padded_rows * self.padded_columns
 
-    def corners(self, blocks: NDArray[Any], frame_of: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The cells at the corners of each block, `[4, N]`; block n is of frame `frame_of[n]`.
-
-        A block covers no other cells, as it is at most 16 pixels wide and high. A broken stream may
-        point outside of the picture: what it says there goes to its border.
-        """
-        half_width, half_height = blocks["w"] >> 1, blocks["h"] >> 1
-        sides = [
-            (blocks["dst_x"] - half_width, self.padded_columns),
-            (blocks["dst_x"] + (half_width - 1), self.padded_columns),
-            (blocks["dst_y"] - half_height, self.padded_rows),
-            (blocks["dst_y"] + (half_height - 1), self.padded_rows),
-        ]
-        left, right, top, bottom = (
-            (pixels >> _CELL_SHIFT).clip(0, limit - 1) for pixels, limit in sides
-        )
-        first_row = frame_of * self.padded_rows
-        corners = np.empty((2, 2, len(blocks)), dtype=np.intp)
-        for place, row in enumerate((top, bottom)):
-            first_cell = (first_row + row) * self.padded_columns
-            np.add(first_cell, left, out=corners[place, 0])
-            np.add(first_cell, right, out=corners[place, 1])
-        return corners.reshape(4, -1)
-
-    def cover(self, corners: NDArray[np.intp], num_layers: int = 1) -> NDArray[np.int32]:
-        """Which block covers each cell: its number + 1, or 0 for none."""
-        block_at = np.zeros(num_layers * self.num_cells, dtype=np.int32)
-        numbers = np.arange(1, corners.shape[1] + 1, dtype=np.int32)
-        block_at.put(corners, numbers)  # the numbers are repeated for each row of corners
-        return block_at
-
-    def cover_both(
-        self, corners: NDArray[np.intp], is_future: NDArray[np.bool_]
+    def cover(
+        self, blocks: NDArray[Any], frame_of: NDArray[np.intp], num_frames: int | None = None
     ) -> NDArray[np.int32]:
-        """The same for blocks with a past and for those with a future reference, `[2, cells]`."""
-        return self.cover(corners + is_future * self.num_cells, num_layers=2).reshape(2, -1)
+        """Which block covers each cell: its number + 1, or 0 for none; block n is of `frame_of[n]`.
+
+        A block is at most 16 pixels wide and high, so the cells at its corners are all. A broken
+        stream may point outside of the picture: what it says there goes to the border.
+        """
+        centre_x, centre_y = (
+            np.ascontiguousarray(blocks["dst_x"]),
+            np.ascontiguousarray(blocks["dst_y"]),
+        )
+        half_width, half_height = blocks["w"] >> 1, blocks["h"] >> 1
+        left, right, top, bottom = (
+            (pixels >> _CELL_SHIFT).clip(0, limit - 1)
+            for pixels, limit in (
+                (centre_x - half_width, self.padded_columns),
+                (centre_x + (half_width - 1), self.padded_columns),
+                (centre_y - half_height, self.padded_rows),
+                (centre_y + (half_height - 1), self.padded_rows),
+            )
+        )
+        num_rows = (num_frames or self.num_frames) * self.padded_rows
+        block_at = np.zeros(num_rows * self.padded_columns, dtype=np.int32)
+        numbers = np.arange(1, len(blocks) + 1, dtype=np.int32)
+        first_row = frame_of * self.padded_rows
+        for row in (top, bottom):
+            first_cell = (first_row + row) * self.padded_columns
+            for column in (left, right):
+                block_at[first_cell + column] = numbers
+        return block_at
 
     def colour(
         self, block_at: NDArray[np.int32], displacement: NDArray[np.int32]
