@@ -9,7 +9,7 @@ discard: NVIDIA DALI's own index, and the order in which libavcodec shows frames
 streams have no trustworthy time stamps, so there frames are counted from 0 as they are decoded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 
-__all__ = ["FrameIndex", "VideoPacket", "frame_index", "index_of", "packets"]
+__all__ = ["FrameIndex", "VideoPacket", "frame_index", "index_and_packets", "index_of", "packets"]
 
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
@@ -36,6 +36,8 @@ _WITHOUT_TIME_STAMPS = frozenset(
 
 MAX_REMEMBERED = 4096
 """Indices kept per process, at about 8 bytes a frame."""
+MAX_HELD_BYTES = 32 << 20
+"""Packets of smaller files are held in memory between the two things that are done with them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +67,23 @@ def frame_index(video: OpenVideo) -> FrameIndex:
     before decoding. Raises `VideoError` if the video holds no packet.
     """
     identity = _identity(video.path)
+    return _remembered.get(identity) or _remember(identity, _scan(video, packets(video)))
+
+
+def index_and_packets(video: OpenVideo) -> tuple[FrameIndex, Iterable[VideoPacket]]:
+    """The index of a freshly opened video, and its packets from the first on.
+
+    A file of a usual size is read once for both. Raises `VideoError` as `frame_index` does.
+    """
+    identity = _identity(video.path)
     index = _remembered.get(identity)
-    if index is None:
-        index = _scan(video)
-        if len(_remembered) >= MAX_REMEMBERED:
-            _remembered.pop(next(iter(_remembered)), None)
-        _remembered[identity] = index
-    return index
+    if index is not None:
+        return index, packets(video)
+    _, file_bytes, _ = identity
+    if file_bytes > MAX_HELD_BYTES or video.container.format.name in _WITHOUT_TIME_STAMPS:
+        return index_of(video.path), packets(video)
+    held = list(packets(video))
+    return _remember(identity, _scan(video, held)), held
 
 
 def index_of(path: str | Path) -> FrameIndex:
@@ -100,13 +112,20 @@ def packets(video: OpenVideo) -> Iterator[VideoPacket]:
             yield packet
 
 
-def _scan(video: OpenVideo) -> FrameIndex:
+def _remember(identity: Identity, index: FrameIndex) -> FrameIndex:
+    if len(_remembered) >= MAX_REMEMBERED:
+        _remembered.pop(next(iter(_remembered)), None)
+    _remembered[identity] = index
+    return index
+
+
+def _scan(video: OpenVideo, from_first: Iterable[VideoPacket]) -> FrameIndex:
     if video.container.format.name in _WITHOUT_TIME_STAMPS:
         return _counted(video)
     shown: list[int] = []
     keys: list[int] = []
     num_packets = 0
-    for packet in packets(video):
+    for packet in from_first:
         num_packets += 1
         if packet.pts is None:
             if packet.is_discard:

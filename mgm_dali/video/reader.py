@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.video.frame_index import FrameIndex, frame_index, index_of, packets
+from mgm_dali.video.frame_index import FrameIndex, frame_index, index_and_packets, index_of
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 from mgm_dali.video.rgb import RgbConverter
 from mgm_dali.video.seeking import NumberedFrame, and_flush, decode_by_seeking, decode_packet
@@ -166,10 +166,10 @@ def _of_one_size(path: str | Path, frames: Iterator[NumberedFrame]) -> Iterator[
 def _decode_all(
     path: str | Path, export_vectors: bool, loop_filter: bool
 ) -> Iterator[NumberedFrame]:
-    index = index_of(path)
     with open_video(path, export_vectors=export_vectors, loop_filter=loop_filter) as video:
+        index, from_first = index_and_packets(video)
         frames = (
-            frame for packet in and_flush(packets(video)) for frame in decode_packet(video, packet)
+            frame for packet in and_flush(from_first) for frame in decode_packet(video, packet)
         )
         if index.ordinal:
             yield from enumerate(frames)

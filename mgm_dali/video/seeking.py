@@ -8,7 +8,7 @@ Each run starts at its key frame and ends with its last wanted frame; in between
 neither are wanted nor serve others are parsed but not decoded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import dropwhile, groupby
 from operator import itemgetter
 
@@ -94,7 +94,7 @@ def _decode_from(
             return
 
 
-def and_flush(stream: Iterator[VideoPacket]) -> Iterator[VideoPacket | None]:
+def and_flush(stream: Iterable[VideoPacket]) -> Iterator[VideoPacket | None]:
     """Ends with None, at which the decoder hands out the frames that it still holds."""
     yield from stream
     yield None
