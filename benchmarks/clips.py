@@ -87,7 +87,7 @@ def clip_jobs(
 
 def _files_of(source: Path) -> list[Path]:
     if source.is_dir():
-        files = sorted(source.iterdir())
+        files = sorted(source.rglob("*"))
         return [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if not source.exists():
         raise UserError(f"{source}: no such video or folder of videos")

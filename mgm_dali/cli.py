@@ -121,18 +121,23 @@ def extract(
         bool, typer.Option("--verify", help="Check every record instead; status 1 if any is bad.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Check, and extract again what is damaged.")
+        bool, typer.Option("--repair", help="Check, and extract what is damaged or missing.")
     ] = False,
     workers: Workers = 2,
 ) -> None:
     """Reads the motion of every video once and keeps it in a store; resumable."""
-    from mgm_dali.data_commands import choose_recipe, extract_motion, verify_motion
+    from mgm_dali import data_commands
 
-    if verify or repair:
-        verify_motion(manifest, output, repair=repair, num_workers=workers)
-    if not verify:
-        recipe = choose_recipe(output, source, without_vectors, weights)
-        extract_motion(manifest, output, recipe, num_workers=workers)
+    if verify and (repair or source or without_vectors or weights):
+        raise typer.BadParameter("--verify looks at a store as it is; give it no other option")
+    if verify:
+        data_commands.verify_motion(manifest, output, num_workers=workers)
+        return
+    recipe = data_commands.choose_recipe(output, source, without_vectors, weights)
+    if repair:
+        data_commands.repair_motion(manifest, output, recipe, num_workers=workers)
+    else:
+        data_commands.extract_motion(manifest, output, recipe, num_workers=workers)
 
 
 @app.command()

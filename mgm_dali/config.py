@@ -92,7 +92,7 @@ class MotionConfig(_Frozen):
     """`auto` takes the store if `data.motion_store` is set, else the codec's vectors, live. The
     flow of a network or of a GPU (`raft`, `optical_flow`) is extracted into a store first."""
     without_vectors: Literal["error", "block_matching", "dis_flow", "ignore"] = "error"
-    """For videos whose codec carries none (HEVC, VP8, VP9, AV1): refuse them, estimate their
+    """For videos of which FFmpeg gives none (HEVC, VP8, VP9, AV1): refuse them, estimate their
     motion, or let their clips be masked by simulated motion."""
     subtract_camera: bool = False
     """Subtract each frame's dominant affine motion, so that what moves against the background

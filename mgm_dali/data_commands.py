@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.index_table import print_index_table
+from mgm_dali.launcher import rank_and_world_size
 from mgm_dali.motion.extract import ExtractReport, extract
 from mgm_dali.motion.presence import carries_vectors
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.motion.store import MotionStore
-from mgm_dali.motion.verify import forget, verify
+from mgm_dali.motion.verify import FINDINGS, VerifyReport, verify
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.prepare import PrepareReport, prepare
@@ -31,6 +31,7 @@ __all__ = [
     "index_videos",
     "prepare_videos",
     "progress_bar",
+    "repair_motion",
     "say",
     "verify_motion",
 ]
@@ -89,13 +90,19 @@ def choose_recipe(
 
 
 def extract_motion(
-    manifest: Path, output: Path, recipe: Recipe, *, num_workers: int = 2
+    manifest: Path,
+    output: Path,
+    recipe: Recipe,
+    *,
+    again: Sequence[Path] = (),
+    num_workers: int = 2,
 ) -> ExtractReport:
     """Fills the motion store; under deepspeed, torchrun or srun each rank takes its share.
 
-    Raises `UserError` if not a single video gave its motion.
+    Videos of `again` get a new record, though they have one. Raises `UserError` if not a single
+    video gave its motion.
     """
-    rank, world_size = _share_of_launcher()
+    rank, world_size = rank_and_world_size()
     began = time.perf_counter()
     with progress_bar("extracting motion") as advance:
         report = extract(
@@ -103,11 +110,11 @@ def extract_motion(
             output,
             recipe,
             num_workers=num_workers,
+            again=again,
             share=(rank, world_size),
             progress=advance,
         )
-    if report.failed:
-        _list_bad_files(output / f"failed-{rank}.csv", report.failed, "failed")
+    _list_bad_files(output / f"failed-{rank}.csv", report.failed, "file(s) failed")
     counted = ", ".join(f"{count} {codec}" for codec, count in report.without_vectors.items())
     say(
         f"motion of {report.written} videos written to {output}, {report.already_there} were there"
@@ -122,15 +129,36 @@ def extract_motion(
     return report
 
 
-def verify_motion(
-    manifest: Path, output: Path, *, repair: bool = False, num_workers: int = 2
-) -> None:
+def verify_motion(manifest: Path, output: Path, *, num_workers: int = 2) -> None:
     """Checks every record of the motion store; each rank checks its share.
 
-    `repair` takes damaged records out, so that extracting once more replaces them. Otherwise a
-    store with a damaged record, or without one of a video, raises `UserError`.
+    Raises `UserError` if the store is not whole.
     """
-    rank, world_size = _share_of_launcher()
+    if sum(map(len, _findings(manifest, output, num_workers).found.values())):
+        raise UserError(
+            f"{output}: is not whole, see above; `mgm-dali extract {manifest} -o {output} "
+            "--repair` replaces what is damaged and adds what is missing"
+        )
+
+
+def repair_motion(manifest: Path, output: Path, recipe: Recipe, *, num_workers: int = 2) -> None:
+    """Checks the motion store, and extracts what is damaged or missing; what is sound stays.
+
+    Raises `UserError` if the store is not whole then, or cannot be made so here.
+    """
+    recipe.require()
+    found = _findings(manifest, output, num_workers).found
+    damaged = [path for path, _ in found["damaged"]]
+    report = extract_motion(manifest, output, recipe, again=damaged, num_workers=num_workers)
+    beyond = {name: found[name] for name in ("misfit", "different", "unchecked") if found[name]}
+    if report.failed or beyond:
+        what = [f"{len(bad)} {FINDINGS[name]}" for name, bad in beyond.items()]
+        what += [f"{len(report.failed)} failed"] if report.failed else []
+        raise UserError(f"{output}: is not whole yet: {'; '.join(what)}")
+
+
+def _findings(manifest: Path, output: Path, num_workers: int) -> VerifyReport:
+    rank, world_size = rank_and_world_size()
     with progress_bar("verifying") as advance:
         report = verify(
             read_manifest(manifest),
@@ -140,20 +168,12 @@ def verify_motion(
             progress=advance,
         )
     say(
-        f"{report.sound} records sound, {report.compared} of them made anew and equal; "
-        f"{len(report.damaged)} damaged, {len(report.missing)} missing"
+        f"{report.sound} records are sound, {report.compared} of them made anew and equal"
+        + (f"; none was made anew: {report.not_compared}" if report.not_compared else "")
     )
-    for what, bad in (("damaged", report.damaged), ("missing", report.missing)):
-        if bad:
-            _list_bad_files(output / f"{what}-{rank}.csv", bad, what)
-    if repair:
-        forgotten = forget(output, [path for path, _ in report.damaged])
-        say(f"{forgotten} damaged records taken out, to be extracted again")
-    elif report.damaged or report.missing:
-        raise UserError(
-            f"{output}: is not whole, see above; `mgm-dali extract {manifest} -o {output} "
-            "--repair` replaces what is damaged and adds what is missing"
-        )
+    for name, bad in report.found.items():
+        _list_bad_files(output / f"{name}-{rank}.csv", bad, FINDINGS[name])
+    return report
 
 
 def prepare_videos(
@@ -163,7 +183,7 @@ def prepare_videos(
 
     Raises `UserError` if not a single video could be prepared.
     """
-    rank, world_size = _share_of_launcher()
+    rank, world_size = rank_and_world_size()
     listed = read_manifest(manifest)
     if rank == 0:
         rate = "each at its own rate" if settings.fps is None else f"{settings.fps:g} a second"
@@ -182,14 +202,10 @@ def prepare_videos(
             share=(rank, world_size),
             progress=advance,
         )
-    if report.failed:
-        _list_bad_files(output / f"failed-{rank}.csv", report.failed, "failed")
-    else:
-        (output / f"failed-{rank}.csv").unlink(missing_ok=True)  # those of an earlier call
-    say(
-        f"{report.prepared} videos prepared in {output}, {report.already_there} were there"
-        + (f"; {report.smaller} were smaller and keep their size" if report.smaller else "")
-    )
+    _list_bad_files(output / f"failed-{rank}.csv", report.failed, "file(s) failed")
+    say(f"{report.prepared} videos prepared in {output}, {report.already_there} were there")
+    if report.smaller:
+        say(f"{report.smaller} of them were smaller and keep their size, to the nearest 16 pixels")
     if report.failed and not report.prepared and not report.already_there:
         raise UserError(f"{manifest}: none of its videos could be prepared; see above")
     if report.source_bytes:
@@ -228,25 +244,25 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def say(text: str) -> None:
     """One line for people; where there are several ranks, it says whose it is."""
-    rank, world_size = _share_of_launcher()
+    rank, world_size = rank_and_world_size()
     whose = f"[rank {rank}] " if world_size > 1 else ""
     console.print(f"{whose}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _share_of_launcher() -> tuple[int, int]:
-    """(rank, number of ranks), from whichever launcher started this process."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]), int(os.environ[size])
-    return 0, 1
-
-
 def _list_bad_files(table: Path, bad: Sequence[tuple[Path, str]], what: str) -> None:
-    """All of them into a CSV, the first few on the console."""
-    _write_bad_files(table, bad)
+    """The first few on the console, all of them in a CSV; that of an earlier call goes."""
     for path, reason in bad[:5]:
-        say(f"{what} {path}: {reason}")
-    say(f"{len(bad)} file(s) {what}, all listed in {table}")
+        say(f"{path}: {reason}")
+    try:
+        if not bad:
+            table.unlink(missing_ok=True)
+            return
+        _write_bad_files(table, bad)
+    except OSError as error:  # a store may lie where nothing can be written
+        if bad:
+            say(f"{len(bad)} {what}; they cannot be listed in {table}: {error.strerror}")
+    else:
+        say(f"{len(bad)} {what}; all are listed in {table}")
 
 
 def _write_bad_files(table: Path, bad: Sequence[tuple[Path, str]]) -> None:

@@ -173,7 +173,7 @@ def _data_section(out: Path) -> Section:
     return Section(
         "What the data are",
         "Textured shapes move over textured, drifting backgrounds; the class is the motion alone. "
-        "A few files use codecs that carry no motion vectors: their motion was estimated. "
+        "FFmpeg gives no motion vectors of some codecs: there, the motion was estimated. "
         "One file is broken: indexing listed it apart, with the reason, and went on.",
         pictures=(
             Picture("motion.png", "Motion vectors as the codec stored them.", "Frames with arrows"),

@@ -19,6 +19,7 @@ from mgm_dali.files import write_whole
 from mgm_dali.motion import MOTION_SOURCES
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.field import grid_size
+from mgm_dali.motion.recipe import require_source, seconds_allowed
 from mgm_dali.motion.saliency import LEFT_OUT, Saliency, ratio_interval, saliency
 from mgm_dali.motion.store import MotionStore
 from mgm_dali.video.boxes import VideoBoxes, read_boxes
@@ -30,9 +31,6 @@ __all__ = ["MotionChoice", "measure_saliency"]
 
 SOURCES = sorted(MOTION_SOURCES.keys() - {"raft"})
 """RAFT needs weights, and minutes a video: it is extracted into a store first."""
-TIMEOUT_SECONDS = 60.0
-PIXELS_PER_SECOND = 1e6
-"""As for `extract`: a video has a second more for each of these."""
 SEED = 0
 NAMED_FAILURES = 5
 
@@ -52,6 +50,7 @@ class MotionChoice:
                 f"--source {self.source!r}: expected one of {', '.join(SOURCES)}; for others "
                 "extract a store first"
             )
+        require_source(self.source)
         if (self.source == "store") != (self.store is not None):
             raise UserError("--store FOLDER: is needed with --source store, and with no other")
         if self.store is not None:
@@ -105,17 +104,13 @@ def _measure_all(
         partial(_measure, motion),
         items,
         num_workers=num_workers,
-        seconds_allowed=lambda item: TIMEOUT_SECONDS + _pixels(item[0]) / PIXELS_PER_SECOND,
+        seconds_allowed=lambda item: seconds_allowed(motion.source, item[0]),
     )
     with progress_bar("measuring") as advance, closing(running):
         for place, outcome in running:
             found[place] = outcome
             advance(len(found), len(items))
     return [found[place] for place in range(len(items))]
-
-
-def _pixels(video: Video) -> int:
-    return video.num_frames * video.width * video.height
 
 
 def _measure(motion: MotionChoice, item: Item) -> Saliency:

@@ -21,7 +21,6 @@ from mgm_dali.clips.crops import Crop, random_crop, view_crop
 from mgm_dali.clips.order import first_sample, shuffled_video, view_of_video
 from mgm_dali.clips.sampling import random_frames, view_frames
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
@@ -29,7 +28,7 @@ from mgm_dali.motion.field import QUARTER_PELS, no_motion
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.reader import VideoError, index_frames, read_frames
-from mgm_dali.video.workers import leave_with_parent
+from mgm_dali.video.workers import leave_with_parent, reason_of
 
 __all__ = ["OUTPUTS", "ClipFeed", "SampleInfo"]
 
@@ -151,7 +150,7 @@ class ClipFeed:
                 if self.config.motion.subtract_camera and self.motion_source is not None:
                     motion = subtract_camera(motion)
             except Exception as error:  # any input may be bad in any way; the reason is reported
-                first_reason = first_reason or _reason(error)
+                first_reason = first_reason or reason_of(error)
                 row = int(rows.integers(len(self.manifest)))
             else:
                 return self._arrays(clip, index, pixels, motion, first_reason)
@@ -178,7 +177,7 @@ class ClipFeed:
         """Which source gives this video's motion, if any."""
         if self.motion_source == "codec" and video.codec not in CODECS_WITH_VECTORS:
             fallback = self.config.motion.without_vectors
-            return fallback if fallback in MOTION_SOURCES else None  # refused, or ignored
+            return None if fallback in ("error", "ignore") else fallback
         return self.motion_source
 
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
@@ -243,11 +242,3 @@ def _mask_seed(sequence: np.random.SeedSequence) -> int:
 
 def _changed(video: Video, found: str) -> VideoError:
     return VideoError(video.path, f"has changed since it was indexed: {found}; index it again")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, VideoError):
-        return error.reason
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

@@ -153,8 +153,8 @@ def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> 
         rows = np.flatnonzero(manifest.codecs == place)
         if codec not in CODECS_WITH_VECTORS and len(rows):
             raise UserError(
-                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, which "
-                f"carries no motion vectors (the first is {manifest[int(rows[0])].path}); set "
+                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, of which "
+                f"FFmpeg gives no motion vectors (the first is {manifest[int(rows[0])].path}); set "
                 "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
                 "hide tokens by simulated motion"
             )

@@ -7,7 +7,6 @@ cpu     cpu      PyAV                            codec in the same pass, or stor
 """
 
 import ctypes.util
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.launcher import local_rank
 from mgm_dali.video.manifest import Manifest
 
 __all__ = ["Placement", "choose_device", "choose_placement", "has_nvdec"]
@@ -46,7 +46,7 @@ def choose_device(config: RunConfig) -> torch.device:
             "device: cuda was asked for, but PyTorch sees no GPU; "
             "run `mgm-dali doctor`, or set device=cpu"
         )
-    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    number, count = local_rank(), torch.cuda.device_count()
     if number >= count:
         raise UserError(
             f"rank {number} of this machine has no GPU: it has {count}; start as many ranks as GPUs"
@@ -76,9 +76,9 @@ def _choose_motion(config: RunConfig, needs_motion: bool) -> tuple[str | None, s
         )
     if config.motion.source in ("optical_flow", "raft"):
         raise UserError(
-            f"motion.source: {config.motion.source} is too slow to be computed for every clip; run "
-            f"`mgm-dali extract MANIFEST -o STORE --source {config.motion.source}` once, then set "
-            "motion.source=store data.motion_store=STORE"
+            f"motion.source: {config.motion.source} is too slow for every clip; run `mgm-dali "
+            f"extract MANIFEST -o STORE --source {config.motion.source}` once (and --weights FILE "
+            "for raft), then set motion.source=store data.motion_store=STORE"
         )
     return config.motion.source, f"motion from {config.motion.source}: asked for"
 

@@ -253,7 +253,7 @@ def test_an_unknown_choice_is_refused(manifest: Manifest, tmp_path: Path) -> Non
 def test_too_small_a_disk_is_told_at_the_start(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "BYTES_PER_CELL", 1e12)
+    monkeypatch.setattr(extraction, "STORED_CELL_BYTES", 1e12)
     with pytest.raises(StoreError, match="GB are free; make room or name a folder"):
         run(manifest, tmp_path)
 

@@ -277,3 +277,15 @@ def test_a_field_of_a_wrong_shape_is_refused() -> None:
         MotionField(np.zeros((3, 4, 5, 2), np.float32), np.zeros(3, bool))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected bool \[3\], found bool \[2\]"):
         MotionField(np.zeros((3, 4, 5, 2), np.int16), np.zeros(2, bool))
+
+
+@pytest.mark.parametrize(
+    ("motion", "quarters"), [(40_000, -32768), (-(2**31), 32767), (2**31 - 1, -32768)]
+)
+def test_an_absurd_vector_is_cut_and_not_turned_round(motion: int, quarters: int) -> None:
+    _, vectors = next((n, v) for n, v in iter_vectors(CLIPS["h264"].path()) if v is not None)
+    block = vectors[:1].copy()
+    block["source"], block["motion_x"], block["motion_y"], block["motion_scale"] = -1, motion, 0, 4
+    (grid,), (known,) = rasterise([block], 160, 112)
+    assert set(grid[known][:, 0].tolist()) == {quarters}
+    assert not grid[..., 1].any()

@@ -136,6 +136,10 @@ def test_a_folder_holds_the_videos_of_one_manifest(manifest: Manifest, tmp_path:
     other = Path(shutil.copy(manifest.path, manifest.path.with_name("val.csv")))
     with pytest.raises(UserError, match=r"with manifest videos\.csv, now val\.csv;"):
         run(read_manifest(other), tmp_path / "out")
+    (tmp_path / "foreign").mkdir()
+    foreign = make_manifest(tmp_path / "foreign", [write_video(tmp_path / "foreign.mp4", 5)])
+    with pytest.raises(UserError, match="holds the videos of another manifest, such as clip 0"):
+        run(foreign, tmp_path / "out")
     with pytest.raises(UserError, match="is prepared already"):
         run(read_manifest(tmp_path / "out/videos.csv"), tmp_path / "out")
 
@@ -268,6 +272,8 @@ def test_a_killed_run_goes_on_where_it_was(manifest: Manifest, tmp_path: Path) -
     assert finished in (2, 3) and not (folder / "videos.csv").exists()
     some = next(folder.glob("videos/*/*.mp4"))
     some.with_name(f".{'0' * 32}.mp4.{process.pid}.partial").write_bytes(some.read_bytes()[:500])
+    for leftover in folder.glob("videos/*/.*.partial"):
+        os.utime(leftover, (0, 0))  # younger ones may be of a rank that has begun again
     assert counts(run(manifest, folder)) == (NUM_VIDEOS - finished, finished, 0)
     assert_complete(manifest, folder)
 

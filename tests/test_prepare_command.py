@@ -47,8 +47,9 @@ def test_it_says_what_it_did_and_what_comes_next(
     for line in (
         "short side 80 pixels, a key frame every 12 frames, 5 a second, crf 25\n",
         "libx264 core ",
-        f"2 videos prepared in {folder}, 0 were there; 2 were smaller and keep their size\n",
-        f"1 file(s) failed, all listed in {folder}/failed-0.csv\n",
+        f"2 videos prepared in {folder}, 0 were there\n",
+        "2 of them were smaller and keep their size, to the nearest 16 pixels\n",
+        f"1 file(s) failed; all are listed in {folder}/failed-0.csv\n",
         " MB became ",
         " seconds of video a second\n",
         f"next: `mgm-dali extract {folder}/videos.csv -o STORE`",

@@ -233,7 +233,8 @@ def test_pixels_equal_those_of_dali() -> None:
 
 PIXEL_FORMATS = (
     "yuv420p yuvj420p yuv422p yuvj422p yuv444p yuv440p yuv410p yuv411p nv12 gray gray10le "
-    "yuv420p10le yuv422p10le yuv444p10le yuv420p12le gbrp gbrp10le rgb24 bgra yuva420p yuyv422"
+    "yuv420p10le yuv422p10le yuv444p10le yuv420p12le gbrp gbrp10le rgb24 bgra yuva420p yuyv422 "
+    "rgb555le rgb565le"
 ).split()
 
 

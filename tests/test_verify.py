@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_videos import manifest_of, write_video
@@ -16,11 +17,12 @@ from mgm_dali.motion import MotionField, codec
 from mgm_dali.motion.extract import extract
 from mgm_dali.motion.recipe import WITHOUT_VECTORS, Recipe, make_field
 from mgm_dali.motion.store import MotionStore, MotionStoreWriter, StoreError, fingerprint
-from mgm_dali.motion.verify import VerifyReport, forget, verify
-from mgm_dali.video.manifest import Manifest
+from mgm_dali.motion.verify import FINDINGS, VerifyReport, verify
+from mgm_dali.video.manifest import Manifest, read_manifest, write_manifest
 from mgm_dali.video.opening import VideoError
 
 NUM_VIDEOS = 4
+NUM_FRAMES = 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -39,11 +41,26 @@ def folder(manifest: Manifest, tmp_path: Path) -> Path:
     return tmp_path / "motion"
 
 
-def flip_a_bit_of_the_last_frame(folder: Path) -> None:
+def flip_a_bit(folder: Path, frame: int) -> None:
+    """In one frame of the record that was written last."""
     (shard,) = folder.glob("*.lmdb")
     content = bytearray(shard.read_bytes())
-    content[content.rindex(ZSTD_MAGIC) + 20] ^= 1
+    frames = [at for at in range(len(content)) if content.startswith(ZSTD_MAGIC, at)]
+    content[frames[-NUM_FRAMES:][frame] + 20] ^= 1
     shard.write_bytes(content)
+
+
+def check(manifest: Manifest, folder: Path) -> tuple[int, dict[str, list[Path]]]:
+    """How many are sound, and which are not."""
+    report = verify(manifest, folder, num_workers=1)
+    return report.sound, {
+        name: [path for path, _ in bad] for name, bad in report.found.items() if bad
+    }
+
+
+def call(manifest: Manifest, folder: Path, *options: str) -> BaseException | None:
+    command = ["extract", str(manifest.path), "-o", str(folder), "-j", "1", *options]
+    return CliRunner().invoke(app, command).exception
 
 
 def test_a_whole_store_is_sound_and_equals_what_the_videos_give(
@@ -51,7 +68,7 @@ def test_a_whole_store_is_sound_and_equals_what_the_videos_give(
 ) -> None:
     done: list[tuple[int, int]] = []
     report = verify(manifest, folder, num_workers=2, progress=lambda *counts: done.append(counts))
-    assert report == VerifyReport(NUM_VIDEOS, NUM_VIDEOS, [], [])
+    assert report == VerifyReport(NUM_VIDEOS, NUM_VIDEOS, "", {name: [] for name in FINDINGS})
     assert done == [(number, NUM_VIDEOS) for number in range(1, NUM_VIDEOS + 1)]
 
 
@@ -60,31 +77,99 @@ def test_ranks_share_the_checks(manifest: Manifest, folder: Path) -> None:
         assert verify(manifest, folder, num_workers=1, share=(rank, 3)).sound == expected
 
 
-def test_a_flipped_bit_in_any_frame_is_found_and_repaired(manifest: Manifest, folder: Path) -> None:
-    flip_a_bit_of_the_last_frame(folder)
-    report = verify(manifest, folder, num_workers=1)
-    assert report.sound == NUM_VIDEOS - 1
-    ((path, reason),) = report.damaged
-    assert "is broken" in reason
-    assert forget(folder, [path]) == 1
-    assert verify(manifest, folder, num_workers=1).missing[0][0] == path
-    assert extract(manifest, folder, Recipe(), num_workers=1).written == 1
-    assert verify(manifest, folder, num_workers=1).sound == NUM_VIDEOS
+@pytest.mark.parametrize("frame", [0, NUM_FRAMES // 2, NUM_FRAMES - 1])
+def test_a_flipped_bit_is_found_and_repaired(manifest: Manifest, folder: Path, frame: int) -> None:
+    flip_a_bit(folder, frame)
+    sound, found = check(manifest, folder)
+    assert sound == NUM_VIDEOS - 1 and list(found) == ["damaged"]
+    error = call(manifest, folder, "--verify")
+    assert isinstance(error, UserError)
+    assert f"extract {manifest.path} -o {folder} --repair` replaces what is damaged" in str(error)
+    assert f"frame {frame} is broken" in (folder / "damaged-0.csv").read_text()
+    assert call(manifest, folder, "--repair") is None
+    assert call(manifest, folder, "--verify") is None
+    assert not (folder / "damaged-0.csv").exists()
 
 
-def test_a_field_that_is_not_the_videos_is_found(manifest: Manifest, folder: Path) -> None:
+def test_ranks_repair_what_another_number_of_ranks_has_written(
+    manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip_a_bit(folder, 3)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert call(manifest, folder, "--repair") is None
+    assert check(manifest, folder) == (NUM_VIDEOS, {})
+
+
+def test_a_repair_adds_what_is_missing_and_leaves_what_is_sound(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "motion"
+    write_manifest(tmp_path / "half.csv", list(manifest)[:2], ())
+    extract(read_manifest(tmp_path / "half.csv"), folder, Recipe(), num_workers=1)
+    before = MotionStore(folder).read_motion(manifest[0].path)
+    assert check(manifest, folder) == (2, {"missing": [video.path for video in list(manifest)[2:]]})
+    assert call(manifest, folder, "--repair") is None
+    assert check(manifest, folder) == (NUM_VIDEOS, {})
+    assert np.array_equal(MotionStore(folder).read_motion(manifest[0].path).vectors, before.vectors)
+
+
+def test_a_field_that_is_not_the_videos_is_said_and_never_replaced(
+    manifest: Manifest, folder: Path
+) -> None:
+    """All the others are then of the same decoder: one new record would mix two."""
     path = manifest[2].path
     field = codec.read_motion(path)
     forged = field.vectors.copy()
     forged[5, 3, 3] += 1
     with MotionStoreWriter(folder, 0, 1) as writer:
         writer.add(fingerprint(path), MotionField(forged, field.valid, field.known))
-    ((found, reason),) = verify(manifest, folder, num_workers=1).damaged
-    assert found == path
-    assert reason == "its record differs from what the video gives now"
+    assert check(manifest, folder) == (NUM_VIDEOS - 1, {"different": [path]})
+    error = call(manifest, folder, "--repair")
+    assert "not whole yet: 1 other when made anew: a decoder has changed" in str(error)
+    assert check(manifest, folder)[1] == {"different": [path]}
 
 
-def test_a_video_that_changed_or_went_is_missing(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_wrong_manifest_costs_no_record(manifest: Manifest, folder: Path, tmp_path: Path) -> None:
+    rows = list(manifest)
+    wrong = [replace(rows[0], num_frames=rows[0].num_frames - 3), *rows[1:]]
+    write_manifest(tmp_path / "wrong.csv", wrong, ())
+    mistaken = read_manifest(tmp_path / "wrong.csv")
+    assert check(mistaken, folder) == (NUM_VIDEOS - 1, {"misfit": [rows[0].path]})
+    assert "index them again" in str(call(mistaken, folder, "--repair"))
+    assert check(manifest, folder) == (NUM_VIDEOS, {})
+
+
+def test_a_reader_that_is_too_slow_or_cannot_run_costs_no_record(
+    manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mgm_dali.motion.verify.seconds_allowed", lambda *_: 0.0)
+    sound, found = check(manifest, folder)
+    assert sound < NUM_VIDEOS and list(found) == ["unchecked"]
+    assert "not whole yet" in str(call(manifest, folder, "--repair"))
+    monkeypatch.undo()
+    assert check(manifest, folder) == (NUM_VIDEOS, {})
+
+
+def test_a_store_whose_source_is_not_installed_is_checked_but_not_compared(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2")
+    extract(manifest, tmp_path, Recipe("dis_flow"), num_workers=1)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    report = verify(manifest, tmp_path, num_workers=1)
+    assert (report.sound, report.compared) == (NUM_VIDEOS, 0)
+    assert "dis_flow needs OpenCV" in report.not_compared
+    flip_a_bit(tmp_path, 4)
+    assert "dis_flow needs OpenCV" in str(call(manifest, tmp_path, "--repair"))
+    monkeypatch.undo()
+    assert check(manifest, tmp_path)[0] == NUM_VIDEOS - 1
+
+
+def test_a_video_that_changed_is_missing_and_one_that_went_is_not_checked(
+    manifest: Manifest, tmp_path: Path
+) -> None:
     copies = []
     for video in manifest:
         copies.append(tmp_path / video.path.name)
@@ -93,30 +178,25 @@ def test_a_video_that_changed_or_went_is_missing(manifest: Manifest, tmp_path: P
     extract(moved, tmp_path / "motion", Recipe(), num_workers=1)
     write_video(copies[0], 77)
     copies[1].unlink()
-    missing = dict(verify(moved, tmp_path / "motion", num_workers=1).missing)
-    assert list(missing) == copies[:2]
-    assert "no record of this file" in missing[copies[0]]
-    assert "No such file" in missing[copies[1]]
+    found = check(moved, tmp_path / "motion")[1]
+    assert found == {"missing": [copies[0]], "unchecked": [copies[1]]}
 
 
-def test_no_store_is_an_error(manifest: Manifest, tmp_path: Path) -> None:
+def test_no_store_and_a_shard_that_was_cut_short_are_errors(
+    manifest: Manifest, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(StoreError, match="no motion store there"):
         verify(manifest, tmp_path, num_workers=1)
+    (shard,) = folder.glob("*.lmdb")
+    shard.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StoreError, match=shard.name):
+        verify(manifest, folder, num_workers=1)
 
 
-def test_the_command_says_what_is_wrong_and_mends_it(manifest: Manifest, folder: Path) -> None:
-    def call(*options: str) -> object:
-        command = ["extract", str(manifest.path), "-o", str(folder), *options]
-        return CliRunner().invoke(app, command).exception
-
-    assert call("--verify") is None
-    flip_a_bit_of_the_last_frame(folder)
-    error = call("--verify")
-    assert isinstance(error, UserError)
-    assert f"extract {manifest.path} -o {folder} --repair` replaces what is damaged" in str(error)
-    assert "is broken" in (folder / "damaged-0.csv").read_text()
-    assert call("--repair") is None
-    assert call("--verify") is None
+def test_verification_takes_no_other_option(manifest: Manifest, folder: Path) -> None:
+    for options in (["--repair"], ["--source", "codec"], ["--without-vectors", "ignore"]):
+        error = call(manifest, folder, "--verify", *options)
+        assert isinstance(error, SystemExit) and error.code == 2
 
 
 BAD_RECIPES = [

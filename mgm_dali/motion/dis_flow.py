@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
 from mgm_dali.motion.field import Grid, MotionField
-from mgm_dali.motion.flow import cells_of_flow
+from mgm_dali.motion.flow import cells_of_flow, grow_pictures
 from mgm_dali.motion.neighbours import read_since_frame_before
 from mgm_dali.video.opening import DECODING_ERRORS, VideoError
 from mgm_dali.video.reader import FrameNumbers
@@ -26,6 +26,9 @@ __all__ = ["import_opencv", "read_motion"]
 FINEST_SCALE = 1
 """Vectors at half of the size: told so, the fastest preset is as good as the medium one, in half of
 its time. Its own quarter of the size blurs what moves into what does not."""
+SAFE_PIXELS = 64
+"""For smaller pictures OpenCV changes the settings of its estimator, and does not change them back:
+what a pair gives would depend on those before."""
 
 
 def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
@@ -48,7 +51,12 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
         return np.ascontiguousarray(image, dtype=np.uint8)
 
     def compare(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> list[Grid]:
-        return [cells_of_flow(estimator.calc(present, past, None)) for past, present in pairs]
+        grids = []
+        for pair in pairs:
+            height, width = pair[0].shape
+            past, present = grow_pictures(np.stack(pair), smallest_pixels=SAFE_PIXELS)
+            grids.append(cells_of_flow(estimator.calc(present, past, None)[:height, :width]))
+        return grids
 
     return read_since_frame_before(path, frames, prepare=prepare, compare=compare)
 

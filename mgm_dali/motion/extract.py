@@ -10,7 +10,7 @@ again, also with another number of ranks, it goes on with what is missing.
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from mgm_dali.motion.field import grid_size
-from mgm_dali.motion.recipe import Recipe, make_field, require_vectors
+from mgm_dali.motion.recipe import Recipe, make_field, require_vectors, seconds_allowed
 from mgm_dali.motion.records import encode_field
 from mgm_dali.motion.store import MotionStoreWriter, StoreError, fingerprint
 from mgm_dali.video.manifest import Manifest, Video
@@ -27,13 +27,9 @@ from mgm_dali.video.workers import Failure, run_in_workers
 
 __all__ = ["ExtractReport", "extract"]
 
-BYTES_PER_CELL = 0.75
-"""Measured: 294 kB for 300 frames of 340x256 pixels."""
+STORED_CELL_BYTES = 0.75
+"""Measured: 288 kB for 277 frames of 340x256 pixels."""
 FINGERPRINTS_AHEAD = 1024
-TIMEOUT_SECONDS = 60.0
-PIXELS_PER_SECOND = {"raft": 3e4}
-OTHER_PIXELS_PER_SECOND = 1e6
-"""A video has a second more for each of these; every source is some ten times as fast."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,19 @@ class ExtractReport:
     """Videos that are not in the store, in the manifest's order, each with the reason."""
 
 
-def extract(
+def extract(  # noqa: PLR0913 - all but three are seldom needed
     manifest: Manifest,
     folder: Path,
     recipe: Recipe,
     *,
     num_workers: int,
+    again: Collection[Path] = (),
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractReport:
     """Adds the motion of one rank's share of the videos to a store; `share` is (rank, world size).
 
-    `progress(done, total)` counts videos.
+    Videos of `again` get a new record, though they have one. `progress(done, total)` counts videos.
 
     Raises `UserError` before any work if the recipe needs what this machine lacks or refuses a
     codec of the manifest, and `StoreError` if the store was filled by another recipe, or if the
@@ -84,7 +81,7 @@ def extract(
 
     with MotionStoreWriter(folder, rank, world_size, **recipe.choices()) as writer:
         for place, key in _fingerprints(videos, num_workers):
-            if isinstance(key, bytes) and not writer.has(key):
+            if isinstance(key, bytes) and (videos[place].path in again or not writer.has(key)):
                 missing.append(place)
                 continue
             if isinstance(key, Failure):
@@ -137,28 +134,27 @@ def _fingerprint_of(video: Video) -> bytes | Failure:
 def _fields(
     videos: list[Video], recipe: Recipe, num_workers: int
 ) -> Generator[tuple[int, _Encoded | Failure], None, None]:
-    speed = PIXELS_PER_SECOND.get(recipe.source, OTHER_PIXELS_PER_SECOND)
     return run_in_workers(
         partial(_encode, recipe),
         videos,
         num_workers=num_workers,
-        seconds_allowed=lambda video: (
-            TIMEOUT_SECONDS + video.num_frames * video.width * video.height / speed
-        ),
+        seconds_allowed=partial(seconds_allowed, recipe.source),
     )
 
 
 def _encode(recipe: Recipe, video: Video) -> _Encoded:
     """Reads a whole video, in a worker process."""
-    motion, by_source = make_field(recipe, video)
     key = fingerprint(video.path)
+    motion, by_source = make_field(recipe, video)
+    if fingerprint(video.path) != key:
+        raise VideoError(video.path, "it changed while it was read; index it again")
     return _Encoded(key, encode_field(key, motion), by_source)
 
 
 def _require_room(folder: Path, videos: list[Video], world_size: int) -> None:
     """Refuses at the start what would stop in the middle of the night."""
     cells = [v.num_frames * math.prod(grid_size(v.width, v.height)) for v in videos]
-    num_bytes = sum(cells) * BYTES_PER_CELL * world_size  # the others write as much
+    num_bytes = sum(cells) * STORED_CELL_BYTES * world_size  # the others write as much
     free_bytes = shutil.disk_usage(folder).free
     if num_bytes > free_bytes:
         raise StoreError(

@@ -121,8 +121,9 @@ def rasterise(
     scale = np.maximum(vectors["motion_scale"], 1).astype(np.int32)
     factor = np.where(is_future, np.int32(QUARTER_PELS), np.int32(-QUARTER_PELS))
     displacement = np.empty((len(vectors), 2), dtype=np.int32)
-    displacement[:, 0] = vectors["motion_x"] * factor // scale
-    displacement[:, 1] = vectors["motion_y"] * factor // scale
+    for axis, name in enumerate(("motion_x", "motion_y")):
+        motion = vectors[name].clip(-_MAX_MOTION, _MAX_MOTION)  # a broken stream knows no bounds
+        displacement[:, axis] = motion * factor // scale
     canvas = _Canvas(len(of_frames), width, height)
     if not is_future.any():
         return canvas.colour(canvas.cover(vectors, frame_of), displacement)
@@ -150,6 +151,7 @@ def paint(blocks: NDArray[Any], displacement: NDArray[np.int32], width: int, hei
 
 
 _CELL_SHIFT = CELL_PIXELS.bit_length() - 1
+_MAX_MOTION = 1 << 28
 
 
 class _Canvas:
@@ -168,20 +170,13 @@ class _Canvas:
         A block is at most 16 pixels wide and high, so the cells at its corners are all. A broken
         stream may point outside of the picture: what it says there goes to the border.
         """
-        centre_x, centre_y = (
-            np.ascontiguousarray(blocks["dst_x"]),
-            np.ascontiguousarray(blocks["dst_y"]),
-        )
+        x, y = np.ascontiguousarray(blocks["dst_x"]), np.ascontiguousarray(blocks["dst_y"])
         half_width, half_height = blocks["w"] >> 1, blocks["h"] >> 1
-        left, right, top, bottom = (
-            (pixels >> _CELL_SHIFT).clip(0, limit - 1)
-            for pixels, limit in (
-                (centre_x - half_width, self.padded_columns),
-                (centre_x + (half_width - 1), self.padded_columns),
-                (centre_y - half_height, self.padded_rows),
-                (centre_y + (half_height - 1), self.padded_rows),
-            )
-        )
+        last_column, last_row = self.padded_columns - 1, self.padded_rows - 1
+        left = (x - half_width >> _CELL_SHIFT).clip(0, last_column)
+        right = (x + (half_width - 1) >> _CELL_SHIFT).clip(0, last_column)
+        top = (y - half_height >> _CELL_SHIFT).clip(0, last_row)
+        bottom = (y + (half_height - 1) >> _CELL_SHIFT).clip(0, last_row)
         num_rows = (num_frames or self.num_frames) * self.padded_rows
         block_at = np.zeros(num_rows * self.padded_columns, dtype=np.int32)
         numbers = np.arange(1, len(blocks) + 1, dtype=np.int32)
@@ -197,7 +192,8 @@ class _Canvas:
     ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
         """Gives each cell the displacement of the block that covers it, where there is one."""
         colours = np.zeros((len(displacement) + 1, 2), dtype=np.int16)
-        colours[1:] = displacement  # 16 bits hold 8191 pixels
+        limits = np.iinfo(np.int16)  # 8191 pixels
+        np.clip(displacement, limits.min, limits.max, out=colours[1:], casting="unsafe")
         at = block_at.reshape(self.num_frames, self.padded_rows, self.padded_columns)
         at = at[:, : self.rows, : self.columns]
         return colours.take(at, axis=0), at != 0

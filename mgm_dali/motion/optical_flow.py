@@ -5,7 +5,6 @@ it hands the later one to the driver as input and the earlier as reference, and 
 it so. Not yet run on a GPU by us.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.launcher import local_rank
 from mgm_dali.motion.field import Grid, MotionField
 from mgm_dali.motion.flow import cells_of_flow, grow_pictures
 from mgm_dali.motion.neighbours import read_since_frame_before
@@ -120,7 +120,7 @@ def _pipeline_on_gpu() -> "Pipeline":
 
     return make_pipeline(
         lambda pairs: fn.optical_flow(pairs.gpu(), output_grid=PIXELS_PER_VECTOR),
-        device_id=int(os.environ.get("LOCAL_RANK", "0")) % num_gpus,
+        device_id=local_rank() % num_gpus,
     )
 
 

@@ -6,7 +6,6 @@ reference, not the way to train: on a CPU, a clip takes dozens of times as long 
 N pairs, H W pixels.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.launcher import local_rank
 from mgm_dali.motion.field import Grid, MotionField
 from mgm_dali.motion.flow import cells_of_flow, grow_pictures
 from mgm_dali.motion.neighbours import read_since_frame_before
@@ -69,7 +69,7 @@ def read_motion_with(
     """
     import torch
 
-    number = int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
+    number = local_rank() % max(torch.cuda.device_count(), 1)
     device = torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
     network = network.to(device).eval()
 

@@ -14,14 +14,17 @@ from mgm_dali.motion.field import grid_size, no_motion
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.opening import VideoError
 
-__all__ = ["Recipe", "make_field", "require_source", "require_vectors"]
+__all__ = ["Recipe", "make_field", "require_source", "require_vectors", "seconds_allowed"]
 
 WITHOUT_VECTORS = ("error", "block_matching", "dis_flow", "ignore")
 NETWORKS = ("raft",)
 """Sources that need a file of weights."""
 
-BYTES_PER_CELL = 5
-"""Two vectors' components and whether the cell is known."""
+TIMEOUT_SECONDS = 60.0
+PIXELS_PER_SECOND = {"raft": 3e4}
+OTHER_PIXELS_PER_SECOND = 1e6
+CELL_BYTES = 5
+"""In memory: two components of a vector, and whether the cell is known."""
 MAX_FIELD_BYTES = 2 << 30
 """Of each worker, which needs twice as much for a moment: three hours of 340x256 at 30 frames a
 second, seven minutes of 1080p."""
@@ -92,7 +95,7 @@ def make_field(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:
     """
     columns, rows = grid_size(video.width, video.height)
     expected = (video.num_frames, rows, columns)
-    if (field_bytes := math.prod(expected) * BYTES_PER_CELL) > MAX_FIELD_BYTES:
+    if (field_bytes := math.prod(expected) * CELL_BYTES) > MAX_FIELD_BYTES:
         raise VideoError(
             video.path,
             f"the motion of its {video.num_frames} frames would take {field_bytes / 1e9:.1f} GB of "
@@ -108,6 +111,12 @@ def make_field(recipe: Recipe, video: Video) -> tuple[MotionField, bool]:
     return motion, by_source
 
 
+def seconds_allowed(source: str, video: Video) -> float:
+    """How long a process may take over a video; ten times what is needed."""
+    speed = PIXELS_PER_SECOND.get(source, OTHER_PIXELS_PER_SECOND)
+    return TIMEOUT_SECONDS + video.num_frames * video.width * video.height / speed
+
+
 def require_vectors(manifest: Manifest) -> None:
     """Raises `UserError` if the manifest names a codec that carries no vectors."""
     names = np.array(manifest.codec_names)[manifest.codecs]
@@ -115,10 +124,10 @@ def require_vectors(manifest: Manifest) -> None:
     if not lacking.any():
         return
     first = manifest[int(lacking.argmax())].path
-    counts = [(name, int((names[lacking] == name).sum())) for name in sorted(set(names[lacking]))]
+    found = [f"{(names == name).sum()} {name}" for name in sorted(set(names[lacking]))]
     raise UserError(
-        f"{manifest.path}: no motion vectors in {', '.join(f'{n} {name}' for name, n in counts)} "
-        f"video(s), the first is {first}; `--without-vectors block_matching` estimates their "
+        f"{manifest.path}: FFmpeg gives no motion vectors of {', '.join(found)} video(s), the "
+        f"first is {first}; `--without-vectors block_matching` estimates their "
         "motion, `--without-vectors ignore` leaves it out, `mgm-dali prepare` makes H.264 of them"
     )
 

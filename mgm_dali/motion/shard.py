@@ -86,11 +86,6 @@ class Shard:
                 except lmdb.MapFullError:
                     self._file.set_mapsize(2 * self._file.info()["map_size"])
 
-    def delete(self, key: bytes) -> bool:
-        """Takes a record away, if there is one; says whether there was."""
-        with self._clear_errors("written", OR_DELETE), self._begin(write=True) as transaction:
-            return bool(transaction.delete(key))
-
     def _begin(self, *, write: bool = False) -> Any:
         try:
             return self._file.begin(buffers=True, write=write)

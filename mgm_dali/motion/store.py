@@ -25,14 +25,13 @@ from mgm_dali.video.fingerprint import fingerprint
 from mgm_dali.video.reader import FrameNumbers
 
 __all__ = [
+    "DamagedError",
     "MotionStore",
     "MotionStoreWriter",
     "NotInStoreError",
     "StoreError",
-    "close_shards",
     "fingerprint",
     "read_stored_motion",
-    "shard_paths",
 ]
 
 FORMAT = 2
@@ -41,6 +40,10 @@ COMMIT_BYTES = 16 << 20
 COMMIT_SECONDS = 1.0
 """A record that comes this soon after a commit waits for the next, unless there are many bytes: a
 commit waits for the disk. What waits when a writer is killed is lost, and extracted again."""
+
+
+class DamagedError(StoreError):
+    """A record does not hold what was written."""
 
 
 class NotInStoreError(StoreError):
@@ -58,6 +61,10 @@ class MotionStore:
         self.choices = _read_description(self.folder)
         """How its fields were made, as its writers said it: {"source": "codec", ...}."""
 
+    def open_files(self) -> None:
+        """Opens them now, to know at once if one cannot be; reading would do it too."""
+        _open_all(self.folder)
+
     def read_motion(self, path: str | Path, frames: FrameNumbers | None = None) -> MotionField:
         """The motion of frames (all by default) in the order asked, bit for bit as extracted.
 
@@ -65,10 +72,17 @@ class MotionStore:
         not in it; `VideoError` if the file cannot be read.
         """
         key = fingerprint(path)
+        damage: StoreError | None = None
         for shard in _open_all(self.folder):
             with shard.record(key) as data:
-                if data is not None:
+                if data is None:
+                    continue
+                try:
                     return _read_record(shard, path, key, data, frames)
+                except DamagedError as error:  # another shard may hold what was extracted again
+                    damage = error
+        if damage is not None:
+            raise damage
         raise NotInStoreError(
             f"{path}: no record of this file in the motion store {self.folder}: it was not there, "
             "or was another file, when the store was filled; `mgm-dali extract MANIFEST -o "
@@ -112,10 +126,10 @@ class MotionStoreWriter:
 
     def __enter__(self) -> Self:
         _describe(self.folder, self._choices)
-        close_shards()  # a process can have a file open once
+        _close_shards()  # a process can have a file open once
         try:
             self._shards.append(Shard(self.folder / self._name, "write"))
-            for path in shard_paths(self.folder):
+            for path in _shard_paths(self.folder):
                 if path.name != self._name:
                     self._shards.append(Shard(path, "look"))
         except BaseException:
@@ -171,9 +185,9 @@ def _read_record(
             )
         return record.read(numbers)
     except RecordError as error:
-        raise StoreError(
-            f"{shard.path}: the motion of {path} is damaged: {error}; delete this shard and run "
-            "`mgm-dali extract` again"
+        raise DamagedError(
+            f"{shard.path}: the motion of {path} is damaged: {error}; `mgm-dali extract MANIFEST "
+            f"-o {shard.path.parent} --repair` replaces what is damaged"
         ) from None
 
 
@@ -222,8 +236,7 @@ def _read_description(folder: Path) -> dict[str, str]:
     return choices
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """The files of a store."""
+def _shard_paths(folder: Path) -> list[Path]:
     # A writer that was killed at its very beginning leaves an empty file.
     return sorted(path for path in folder.glob("shard-*-of-*.lmdb") if path.stat().st_size)
 
@@ -235,12 +248,11 @@ _open_shards: dict[Path, list[Shard]] = {}
 def _open_all(folder: Path) -> list[Shard]:
     """The shards of a store, opened once in a process."""
     if folder not in _open_shards:
-        _open_shards[folder] = [Shard(path, "read") for path in shard_paths(folder)]
+        _open_shards[folder] = [Shard(path, "read") for path in _shard_paths(folder)]
     return _open_shards[folder]
 
 
-def close_shards() -> None:
-    """Closes what this process has open: to write a file, it must not be reading it."""
+def _close_shards() -> None:
     while _open_shards:
         _, shards = _open_shards.popitem()
         for shard in shards:
@@ -248,4 +260,4 @@ def close_shards() -> None:
 
 
 # LMDB's handles do not survive a fork: the child opens the files for itself.
-os.register_at_fork(after_in_child=close_shards)
+os.register_at_fork(after_in_child=_close_shards)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from mgm_dali.files import write_whole
 from mgm_dali.video.manifest import Manifest, Video, write_manifest
 from mgm_dali.video.reader import VideoFacts
 
-__all__ = ["merge_parts", "part_paths", "write_part"]
+__all__ = ["merge_parts", "names_of_sources", "part_paths", "write_part"]
+
+SOME_SOURCES = 1000
+"""Of each part, enough to tell one data set from another."""
 
 
 def part_paths(folder: Path, manifest: Manifest, world_size: int) -> list[Path]:
@@ -46,6 +50,15 @@ def write_part(
         for row, (path, facts) in sorted(outputs.items())
     )
     write_whole(part, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def names_of_sources(folder: Path) -> set[str]:
+    """File names, without folders, of some videos that were prepared here; a data set may move."""
+    names = set()
+    for part in (folder / "parts").glob("*.jsonl"):
+        with part.open(encoding="ascii") as lines:
+            names |= {Path(json.loads(line)["source"]).name for line in islice(lines, SOME_SOURCES)}
+    return names
 
 
 def merge_parts(folder: Path, manifest: Manifest, parts: list[Path]) -> int:

@@ -9,8 +9,10 @@ Rank r of W takes the rows r, r + W, ... Stopped at any moment and started again
 number of ranks, it goes on with what is missing; whichever rank is done last writes the manifest.
 """
 
+import contextlib
 import errno
 import json
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,7 +28,7 @@ from mgm_dali.files import whole_file, write_whole
 from mgm_dali.video.fingerprint import fingerprint
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.opening import VideoError
-from mgm_dali.video.parts import merge_parts, part_paths, write_part
+from mgm_dali.video.parts import merge_parts, names_of_sources, part_paths, write_part
 from mgm_dali.video.reader import VideoFacts, probe
 from mgm_dali.video.transcoding import (
     TranscodeSettings,
@@ -41,6 +43,7 @@ __all__ = ["PrepareReport", "prepare"]
 TIMEOUT_SECONDS = 60.0
 PIXELS_PER_SECOND = 1e6
 """A video has a second more for each of these, read or written; some ten times what is needed."""
+LEFTOVER_SECONDS = 3600.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -153,6 +156,12 @@ def _keep_settings(folder: Path, manifest: Manifest, settings: TranscodeSettings
     """One choice a folder: of two sizes, rates or encoders none could be told from the other."""
     if manifest.path.absolute() == (folder / "videos.csv").absolute():
         raise UserError(f"{manifest.path}: is prepared already; name the manifest it came from")
+    earlier_names = names_of_sources(folder)
+    if earlier_names and not any(video.path.name in earlier_names for video in manifest):
+        raise UserError(
+            f"{folder}: holds the videos of another manifest, such as {min(earlier_names)}; "
+            "prepare into another folder"
+        )
     note = folder / "prepare.json"
     rate = "source" if settings.fps is None else settings.fps
     asked = {"manifest": manifest.path.name, **asdict(settings), "fps": rate}
@@ -226,9 +235,11 @@ def _facts_if_whole(output: Path) -> VideoFacts | None:
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """Removes what killed processes left; only when all ranks are done does nobody write there."""
+    """Removes what killed processes left; what is young may be of a rank that has begun again."""
     for leftover in folder.glob("videos/*/.*.partial"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 def _seconds_allowed(settings: TranscodeSettings, video: Video) -> float:

@@ -65,9 +65,10 @@ def _build_graph(frame: av.VideoFrame) -> av.filter.Graph:
 
 
 def _chroma_is_whole(frame: av.VideoFrame) -> bool:
-    """Whether every pixel of chroma is shared by as many of luma.
+    """Whether there is chroma, every pixel of it shared by as many of luma.
 
-    If not, planes differ by a level from packed pixels.
+    If not, planes differ by a level from packed pixels; and by more where RGB has 16 bits.
     """
     halves_at_most = frame.format.chroma_width(8) >= 4
-    return frame.height % 4 == 0 and (frame.width % 4 == 0 or halves_at_most)
+    is_whole = frame.height % 4 == 0 and (frame.width % 4 == 0 or halves_at_most)
+    return is_whole and not frame.format.is_rgb

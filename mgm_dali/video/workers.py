@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from mgm_dali.errors import UserError
 from mgm_dali.video.opening import VideoError
 
-__all__ = ["Failure", "leave_with_parent", "run_in_workers"]
+__all__ = ["Failure", "leave_with_parent", "reason_of", "run_in_workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -185,11 +185,12 @@ def _work(function: Callable[[Any], Any], connection: "Connection[Any, Any]", fo
         try:
             outcome = function(item)
         except Exception as error:  # any file may be bad in any way; the reason is reported
-            outcome = Failure(_reason(error))
+            outcome = Failure(reason_of(error))
         connection.send((outcome,))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """One line for people."""
     if isinstance(error, VideoError):
         return error.reason  # whoever reports it names the path beside it
     if isinstance(error, UserError):
