@@ -60,7 +60,7 @@ def test_it_says_what_it_did_and_what_comes_next(
     assert {(video.width, round(video.fps, 6)) for video in made} == {(64, 5.0)}
     write_video(manifest[1].path, 1)
     command(monkeypatch, *arguments)
-    assert f"1 videos prepared in {folder}, 2 were there;" in capfd.readouterr().err
+    assert f"1 videos prepared in {folder}, 2 were there\n" in capfd.readouterr().err
     assert not (folder / "failed-0.csv").exists()
 
 
