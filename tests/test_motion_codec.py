@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from videos import CLIPS, Clip, same_vectors, shared
+from videos import CLIPS, Clip, medians, same_vectors, shared
 
 from mgm_dali.motion import MotionField, read_clip, read_motion
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, iter_vectors
@@ -37,15 +37,6 @@ def test_vectors_equal_those_of_mv_extractor_frame_for_frame(name: str) -> None:
             assert np.array_equal(found, expected), f"frame {number}"
         num_frames += 1
     assert num_frames == len(ends) == 337
-
-
-def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Median vector inside the square and far outside of it, pixels."""
-    pixels = field.pixels()[number]
-    return (
-        np.median(pixels[clip.inside(number)], axis=0),
-        np.median(pixels[clip.outside(number)], axis=0),
-    )
 
 
 ENCODERS = {

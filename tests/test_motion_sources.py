@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from videos import CLIPS, Clip, shared
+from videos import CLIPS, Clip, medians, shared
 
 from mgm_dali.motion import MOTION_SOURCES, MotionField, codec
 from mgm_dali.motion.store import MotionStoreWriter, fingerprint
@@ -66,15 +65,6 @@ def read(tmp_path: Path) -> Read:
         return MOTION_SOURCES[source](path, frames, resource)
 
     return read_by
-
-
-def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Median vector inside the square and far outside of it, pixels."""
-    pixels, known = field.pixels()[number], field.known[number]
-    return (
-        np.median(pixels[clip.inside(number) & known], axis=0),
-        np.median(pixels[clip.outside(number) & known], axis=0),
-    )
 
 
 def test_every_source_is_tested() -> None:

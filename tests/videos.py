@@ -22,6 +22,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mgm_dali.motion import MotionField
+
 SHARED = Path(__file__).parents[2] / "shared/videos"
 """Real and hostile files; not part of the project."""
 
@@ -100,6 +102,15 @@ class Clip:
             | (rows < y - near)
             | (rows >= y + SQUARE_PIXELS + near - 8)
         )
+
+
+def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Median vector of the known cells inside the square and far outside of it, pixels."""
+    pixels, known = field.pixels()[number], field.known[number]
+    return (
+        np.median(pixels[clip.inside(number) & known], axis=0),
+        np.median(pixels[clip.outside(number) & known], axis=0),
+    )
 
 
 SMALL = {"width": 64, "height": 64, "num_frames": 40, "start": (8, 8), "velocity": (0, 0)}
