@@ -104,11 +104,7 @@ def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8]
 def _motion_of_frames(path: str | Path, decoded: Iterator[NumberedFrame]) -> dict[int, Grid]:
     """The fields of decoded frames of a video, by their numbers; no frame is kept."""
     grids: dict[int, Grid] = {}
-    knows_b_frames = index_of(path).codec != "mpeg4"
-    found = (
-        (number, frame.width, frame.height, _true_vectors(frame, knows_b_frames))
-        for number, frame in decoded
-    )
+    found = _true_vectors(path, decoded)
     while group := list(islice(found, FRAMES_AT_ONCE)):
         numbers, widths, heights, vectors = zip(*group, strict=True)
         fields = zip(*rasterise(vectors, widths[0], heights[0]), strict=True)
@@ -116,14 +112,21 @@ def _motion_of_frames(path: str | Path, decoded: Iterator[NumberedFrame]) -> dic
     return grids
 
 
-def _true_vectors(frame: av.VideoFrame, knows_b_frames: bool) -> NDArray[Any]:
-    """The vectors of a frame; none where zeros stand for what libavcodec does not know."""
-    vectors = vectors_of(frame)
-    if vectors is None:
-        return np.empty(0, dtype=_VECTOR)
-    if knows_b_frames or frame.pict_type != PictureType.B:
-        return vectors
-    return vectors if vectors["motion_x"].any() or vectors["motion_y"].any() else vectors[:0]
+def _true_vectors(
+    path: str | Path, decoded: Iterator[NumberedFrame]
+) -> Iterator[tuple[int, int, int, NDArray[Any]]]:
+    """(number, width, height, vectors) of each frame; none where zeros stand for the unknown."""
+    codec = ""
+    for number, frame in decoded:
+        vectors = vectors_of(frame)
+        if vectors is None:
+            vectors = np.empty(0, dtype=_VECTOR)
+        elif frame.pict_type == PictureType.B:
+            # Behind the first frame, when the index is known: before, it would be a second opening.
+            codec = codec or index_of(path).codec
+            knows = codec != "mpeg4" or vectors["motion_x"].any() or vectors["motion_y"].any()
+            vectors = vectors if knows else vectors[:0]
+        yield number, frame.width, frame.height, vectors
 
 
 def vectors_of(frame: av.VideoFrame) -> NDArray[Any] | None:

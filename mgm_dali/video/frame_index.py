@@ -76,11 +76,10 @@ def index_and_packets(video: OpenVideo) -> tuple[FrameIndex, Iterable[VideoPacke
     A file of a usual size is read once for both. Raises `VideoError` as `frame_index` does.
     """
     identity = _identity(video.path)
-    index = _remembered.get(identity)
-    if index is not None:
-        return index, packets(video)
+    if identity in _remembered or video.container.format.name in _WITHOUT_TIME_STAMPS:
+        return frame_index(video), packets(video)  # reads nothing
     _, file_bytes, _ = identity
-    if file_bytes > MAX_HELD_BYTES or video.container.format.name in _WITHOUT_TIME_STAMPS:
+    if file_bytes > MAX_HELD_BYTES:
         return index_of(video.path), packets(video)
     held = list(packets(video))
     return _remember(identity, _scan(video, held)), held
