@@ -15,6 +15,7 @@ import typer
 
 from mgm_dali import __version__
 from mgm_dali.errors import UserError
+from mgm_dali.launcher import rank_and_world_size
 
 __all__ = ["app", "main"]
 
@@ -233,6 +234,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
-    typer.echo(f"{'' if rank == '0' else f'[rank {rank}] '}error: {message}", err=True)
+    rank, _ = rank_and_world_size()
+    typer.echo(f"{f'[rank {rank}] ' if rank else ''}error: {message}", err=True)
     sys.exit(1)

@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mgm_dali.motion.extract import ExtractReport, extract
 from mgm_dali.motion.presence import carries_vectors
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.motion.store import MotionStore
-from mgm_dali.motion.verify import FINDINGS, VerifyReport, verify
+from mgm_dali.motion.verify import FINDINGS, MENDED_BY_EXTRACTION, VerifyReport, verify
 from mgm_dali.video.indexing import index_source, split_train_val
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.prepare import PrepareReport, prepare
@@ -51,10 +51,7 @@ def index_videos(
             source, num_workers=num_workers, carries_vectors=carries_vectors, progress=advance
         )
     rejected = output.with_name(f"{output.stem}-rejected.csv")
-    if report.rejected:
-        _write_bad_files(rejected, report.rejected)
-    else:
-        rejected.unlink(missing_ok=True)  # those of an earlier call
+    _keep_table(rejected, report.rejected)
     print_index_table(report, console)
     if report.rejected:
         say(f"each of the {len(report.rejected)} unusable file(s) with its reason: {rejected}")
@@ -94,7 +91,7 @@ def extract_motion(
     output: Path,
     recipe: Recipe,
     *,
-    again: Sequence[Path] = (),
+    again: Set[Path] = frozenset(),
     num_workers: int = 2,
 ) -> ExtractReport:
     """Fills the motion store; under deepspeed, torchrun or srun each rank takes its share.
@@ -148,9 +145,9 @@ def repair_motion(manifest: Path, output: Path, recipe: Recipe, *, num_workers: 
     """
     recipe.require()
     found = _findings(manifest, output, num_workers).found
-    damaged = [path for path, _ in found["damaged"]]
+    damaged = {path for path, _ in found["damaged"]}
     report = extract_motion(manifest, output, recipe, again=damaged, num_workers=num_workers)
-    beyond = {name: found[name] for name in ("misfit", "different", "unchecked") if found[name]}
+    beyond = {name: bad for name, bad in found.items() if bad and name not in MENDED_BY_EXTRACTION}
     if report.failed or beyond:
         what = [f"{len(bad)} {FINDINGS[name]}" for name, bad in beyond.items()]
         what += [f"{len(report.failed)} failed"] if report.failed else []
@@ -250,22 +247,23 @@ def say(text: str) -> None:
 
 
 def _list_bad_files(table: Path, bad: Sequence[tuple[Path, str]], what: str) -> None:
-    """The first few on the console, all of them in a CSV; that of an earlier call goes."""
+    """The first few on the console, all of them in a CSV."""
     for path, reason in bad[:5]:
         say(f"{path}: {reason}")
     try:
-        if not bad:
-            table.unlink(missing_ok=True)
-            return
-        _write_bad_files(table, bad)
+        _keep_table(table, bad)
+        where = f"all are listed in {table}"
     except OSError as error:  # a store may lie where nothing can be written
-        if bad:
-            say(f"{len(bad)} {what}; they cannot be listed in {table}: {error.strerror}")
-    else:
-        say(f"{len(bad)} {what}; all are listed in {table}")
+        where = f"they cannot be listed in {table}: {error.strerror}"
+    if bad:
+        say(f"{len(bad)} {what}; {where}")
 
 
-def _write_bad_files(table: Path, bad: Sequence[tuple[Path, str]]) -> None:
+def _keep_table(table: Path, bad: Sequence[tuple[Path, str]]) -> None:
+    """Files and reasons as a CSV; if there are none, that of an earlier call goes."""
+    if not bad:
+        table.unlink(missing_ok=True)
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason"))

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import CELL_PIXELS, RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.motion.codec import CODECS_WITH_VECTORS
+from mgm_dali.motion.presence import rows_without_vectors
 from mgm_dali.motion.recipe import require_source
 from mgm_dali.motion.store import MotionStore
 from mgm_dali.pipelines.feed import ClipFeed
@@ -149,15 +148,14 @@ def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> 
         MotionStore(config.data.motion_store)
     if source != "codec" or config.motion.without_vectors != "error":
         return
-    for place, codec in enumerate(manifest.codec_names):
-        rows = np.flatnonzero(manifest.codecs == place)
-        if codec not in CODECS_WITH_VECTORS and len(rows):
-            raise UserError(
-                f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, of which "
-                f"FFmpeg gives no motion vectors (the first is {manifest[int(rows[0])].path}); set "
-                "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
-                "hide tokens by simulated motion"
-            )
+    if lacking := rows_without_vectors(manifest):
+        codec, rows = next(iter(lacking.items()))
+        raise UserError(
+            f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, of which "
+            f"FFmpeg gives no motion vectors (the first is {manifest[int(rows[0])].path}); set "
+            "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
+            "hide tokens by simulated motion"
+        )
 
 
 def _check_shared_memory(

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from videos import CLIPS, SHARED, Clip, same_vectors, shared
+from videos import CLIPS, SHARED, Clip, frames_of_dali, same_vectors, shared
 
 from mgm_dali.motion.codec import vectors_of
 from mgm_dali.video import rgb
@@ -216,18 +216,8 @@ def test_colours_are_bt601_whatever_the_tags_say(luma: int, tmp_path: Path) -> N
 
 
 def test_pixels_equal_those_of_dali() -> None:
-    dali = pytest.importorskip("nvidia.dali")
     clip = CLIPS["vp9"]
-    encoded = np.fromfile(clip.path(), np.uint8)
-
-    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
-    def decode() -> object:
-        data = dali.fn.external_source(source=lambda: [encoded], batch=True)
-        return dali.fn.decoders.video(data, device="cpu")
-
-    pipe = decode()
-    pipe.build()
-    theirs = np.array(pipe.run()[0].at(0))
+    theirs = frames_of_dali(clip.path())
     assert np.array_equal(theirs, read_frames(clip.path(), range(clip.num_frames)))
 
 

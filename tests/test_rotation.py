@@ -6,8 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from videos import Clip, shared
+from videos import Clip, frames_of_dali, shared
 
 from mgm_dali.motion import block_matching, read_clip, read_motion
 from mgm_dali.motion.field import grid_size
@@ -45,21 +44,6 @@ def rotation_of(path: Path) -> int:
     """Degrees counter-clockwise, as libavutil reads the tag."""
     with av.open(str(path)) as container:
         return next(container.decode(video=0)).rotation
-
-
-def frames_of_dali(path: Path) -> NDArray[np.uint8]:
-    """All frames, uint8 `[T, H, W, 3]`, by the decoder that is NVDEC's twin on the CPU."""
-    dali = pytest.importorskip("nvidia.dali")
-    encoded = np.fromfile(path, np.uint8)
-
-    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
-    def decode() -> object:
-        data = dali.fn.external_source(source=lambda: [encoded], batch=True)
-        return dali.fn.decoders.video(data, device="cpu")
-
-    pipeline = decode()
-    pipeline.build()
-    return np.array(pipeline.run()[0].at(0))
 
 
 @pytest.mark.parametrize("turn", MATRICES)

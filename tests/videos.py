@@ -104,6 +104,21 @@ class Clip:
         )
 
 
+def frames_of_dali(path: Path) -> NDArray[np.uint8]:
+    """All frames, uint8 `[T, H, W, 3]`, by the decoder that is NVDEC's twin on the CPU."""
+    dali = pytest.importorskip("nvidia.dali")
+    encoded = np.fromfile(path, np.uint8)
+
+    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
+    def decode() -> object:
+        data = dali.fn.external_source(source=lambda: [encoded], batch=True)
+        return dali.fn.decoders.video(data, device="cpu")
+
+    pipeline = decode()
+    pipeline.build()
+    return np.array(pipeline.run()[0].at(0))
+
+
 def medians(clip: Clip, field: MotionField, number: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Median vector of the known cells inside the square and far outside of it, pixels."""
     pixels, known = field.pixels()[number], field.known[number]

@@ -5,19 +5,18 @@ enhanced predictive zonal search, which was the best for its time against the ve
 and against optical flow. Blocks of 8x8 fit a little better and cost five times as much.
 """
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.motion.codec import vectors_of
 from mgm_dali.motion.field import QUARTER_PELS, Grid, MotionField, paint
 from mgm_dali.motion.neighbours import read_since_frame_before
+from mgm_dali.video.filters import filter_chain, forget_colour_tags
 from mgm_dali.video.opening import DECODING_ERRORS, VideoError
 from mgm_dali.video.reader import FrameNumbers
 
@@ -69,24 +68,12 @@ def _search(previous: av.VideoFrame, frame: av.VideoFrame) -> NDArray[Any]:
     comes after `frame`, it does in one step what we want, and nothing has come before that could
     influence it; so a new graph is needed for each pair.
     """
-    graph = _build_graph(frame)
+    options = f"method=epzs:mb_size={BLOCK_PIXELS}:search_param={SEARCH_PIXELS}"
+    graph = filter_chain(frame, ("mestimate", options))
     frame.pts, previous.pts = 0, 1
-    # As for the conversion to RGB: values that the standard reserves would be refused.
     for image in (frame, previous):
-        image.color_trc, image.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
+        forget_colour_tags(image)
         graph.vpush(image)
     vectors = vectors_of(graph.vpull())
     assert vectors is not None, "mestimate attaches vectors to every frame"
     return vectors[vectors["source"] > 0]
-
-
-def _build_graph(frame: av.VideoFrame) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    graph.threads = 1
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
-    )
-    options = f"method=epzs:mb_size={BLOCK_PIXELS}:search_param={SEARCH_PIXELS}"
-    matcher = graph.add("mestimate", options)
-    graph.link_nodes(source, matcher, graph.add("buffersink")).configure()
-    return graph

@@ -10,7 +10,7 @@ again, also with another number of ranks, it goes on with what is missing.
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def extract(  # noqa: PLR0913 - all but three are seldom needed
     recipe: Recipe,
     *,
     num_workers: int,
-    again: Collection[Path] = (),
+    again: Set[Path] = frozenset(),
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> ExtractReport:
@@ -66,7 +66,8 @@ def extract(  # noqa: PLR0913 - all but three are seldom needed
     disk is, or gets, full; what is written stays.
     """
     recipe.require()
-    if recipe.choices() == {"source": "codec"}:
+    choices = recipe.choices()
+    if choices == {"source": "codec"}:
         require_vectors(manifest)
     rank, world_size = share
     videos = [manifest[row] for row in range(rank, len(manifest), world_size)]
@@ -79,7 +80,7 @@ def extract(  # noqa: PLR0913 - all but three are seldom needed
         if progress is not None:
             progress(written + already_there + len(reasons), len(videos))
 
-    with MotionStoreWriter(folder, rank, world_size, **recipe.choices()) as writer:
+    with MotionStoreWriter(folder, rank, world_size, **choices) as writer:
         for place, key in _fingerprints(videos, num_workers):
             if isinstance(key, bytes) and (videos[place].path in again or not writer.has(key)):
                 missing.append(place)

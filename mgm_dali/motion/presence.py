@@ -7,14 +7,28 @@ I I I I I P ...    none: look at all
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS, read_motion
 from mgm_dali.video.frame_index import index_of
+from mgm_dali.video.manifest import Manifest
 from mgm_dali.video.opening import VideoError
 
-__all__ = ["carries_vectors"]
+__all__ = ["carries_vectors", "rows_without_vectors"]
 
 FIRST_FRAMES = range(4)
 """Of every group of pictures we have met, one of these is predicted and says how it moved."""
+
+
+def rows_without_vectors(manifest: Manifest) -> dict[str, NDArray[np.intp]]:
+    """Rows of videos whose codec gives no vectors, by the codec; those of others are not there."""
+    rows = {
+        codec: np.flatnonzero(manifest.codecs == place)
+        for place, codec in enumerate(manifest.codec_names)
+        if codec not in CODECS_WITH_VECTORS
+    }
+    return {codec: its_rows for codec, its_rows in rows.items() if len(its_rows)}
 
 
 def carries_vectors(path: Path) -> bool:

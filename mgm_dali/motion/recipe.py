@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
-
 from mgm_dali.errors import UserError
 from mgm_dali.motion import MOTION_SOURCES, MotionField, dis_flow, optical_flow, raft
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import grid_size, no_motion
+from mgm_dali.motion.presence import rows_without_vectors
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.opening import VideoError
 
@@ -119,12 +118,11 @@ def seconds_allowed(source: str, video: Video) -> float:
 
 def require_vectors(manifest: Manifest) -> None:
     """Raises `UserError` if the manifest names a codec that carries no vectors."""
-    names = np.array(manifest.codec_names)[manifest.codecs]
-    lacking = ~np.isin(names, sorted(CODECS_WITH_VECTORS))
-    if not lacking.any():
+    lacking = rows_without_vectors(manifest)
+    if not lacking:
         return
-    first = manifest[int(lacking.argmax())].path
-    found = [f"{(names == name).sum()} {name}" for name in sorted(set(names[lacking]))]
+    first = manifest[min(int(rows[0]) for rows in lacking.values())].path
+    found = [f"{len(rows)} {codec}" for codec, rows in sorted(lacking.items())]
     raise UserError(
         f"{manifest.path}: FFmpeg gives no motion vectors of {', '.join(found)} video(s), the "
         f"first is {first}; `--without-vectors block_matching` estimates their "

@@ -20,7 +20,7 @@ from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.opening import VideoError
 from mgm_dali.video.workers import Failure, run_in_workers
 
-__all__ = ["FINDINGS", "VerifyReport", "verify"]
+__all__ = ["FINDINGS", "MENDED_BY_EXTRACTION", "VerifyReport", "verify"]
 
 FINDINGS = {
     "damaged": "damaged: their records are not what was written",
@@ -30,6 +30,8 @@ FINDINGS = {
     "unchecked": "not checked: they cannot be read, or their reader was lost",
 }
 """What can be wrong with a video's record, and what it says to people."""
+
+MENDED_BY_EXTRACTION = ("damaged", "missing")
 
 MADE_ANEW = 16
 """Videos whose fields are made once more, evenly spaced over a rank's share."""

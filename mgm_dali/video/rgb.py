@@ -5,14 +5,13 @@ the same pixels from either decoder. A libavfilter graph with the flags below is
 it; PyAV's `to_ndarray("rgb24")` differs by 2.7 levels on average.
 """
 
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorTrc
 from numpy.typing import NDArray
 
+from mgm_dali.video.filters import filter_chain, forget_colour_tags
 from mgm_dali.video.opening import DECODING_ERRORS, VideoError
 
 __all__ = ["RgbConverter"]
@@ -32,12 +31,11 @@ class RgbConverter:
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """Gives uint8 `[H, W, 3]`, RGB. Raises `VideoError` for a format that cannot be had."""
-        # These tags are not heeded, but values that the standard reserves would be refused.
-        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
+        forget_colour_tags(frame)
         layout = (frame.width, frame.height, frame.format.name, frame.color_range)
         try:
             if layout != self._layout:
-                self._graph = _build_graph(frame)
+                self._graph = filter_chain(frame, *_filters(frame))
                 self._layout = layout
             self._graph.vpush(frame)
             return np.asarray(self._graph.vpull().to_ndarray(), dtype=np.uint8)
@@ -46,22 +44,12 @@ class RgbConverter:
             raise VideoError(self._path, reason) from error
 
 
-def _build_graph(frame: av.VideoFrame) -> av.filter.Graph:
-    graph = av.filter.Graph()
-    graph.threads = 1  # one process per core; a pool of threads would cost more than the frame
-    source = graph.add_buffer(
-        width=frame.width,
-        height=frame.height,
-        format=frame.format,
-        time_base=frame.time_base or Fraction(1, 1000),
-    )
+def _filters(frame: av.VideoFrame) -> list[tuple[str, str]]:
     filters = [("scale", _SCALE_OPTIONS), ("format", "pix_fmts=rgb24")]
     if _chroma_is_whole(frame):
         # The same pixels in 0.6 of the time: planes of colours have faster code than packed ones.
         filters[1:1] = [("format", "pix_fmts=gbrp"), ("scale", "")]
-    steps = [graph.add(name, options) for name, options in filters]
-    graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
-    return graph
+    return filters
 
 
 def _chroma_is_whole(frame: av.VideoFrame) -> bool:

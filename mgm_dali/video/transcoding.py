@@ -20,10 +20,10 @@ import av
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
 from av.video.frame import PictureType
-from av.video.reformatter import ColorPrimaries, ColorTrc
 from av.video.stream import VideoStream
 
 from mgm_dali.errors import UserError
+from mgm_dali.video.filters import filter_chain, forget_colour_tags
 from mgm_dali.video.frame_index import frame_index
 from mgm_dali.video.opening import DECODING_ERRORS, VideoError, open_video
 from mgm_dali.video.reader import decode_all_frames
@@ -199,15 +199,14 @@ def _scaled_frames(
     decoded = 0
     for number, frame in decode_all_frames(source):
         decoded += 1
-        # These tags are not heeded, but values that the standard reserves would be refused.
-        frame.color_trc, frame.color_primaries = ColorTrc.UNSPECIFIED, ColorPrimaries.UNSPECIFIED
+        forget_colour_tags(frame)
         try:
             if layout != (frame.format.name, frame.color_range):
                 layout = (frame.format.name, frame.color_range)
                 width, height = prepared_size(frame.width, frame.height, short_side)
                 scale = ("scale", f"{width}:{height}:{_SCALE_OPTIONS}")
                 no_extras = ("sidedata", "mode=delete")  # captions and the like
-                graph = _graph(frame, scale, ("format", "pix_fmts=yuv420p"), no_extras)
+                graph = filter_chain(frame, scale, ("format", "pix_fmts=yuv420p"), no_extras)
             graph.vpush(frame)
             scaled = graph.vpull()
         except DECODING_ERRORS as error:
@@ -226,7 +225,7 @@ def _at_constant_rate(frames: Iterable[av.VideoFrame], rate: Fraction) -> Iterat
     """Frames numbered 0, 1, 2, ... in a time base of one frame."""
     graph: av.filter.Graph | None = None
     for frame in frames:
-        graph = graph or _graph(frame, ("fps", f"fps={rate}"))
+        graph = graph or filter_chain(frame, ("fps", f"fps={rate}"))
         graph.vpush(frame)
         yield from _ready(graph)
     if graph:
@@ -240,21 +239,6 @@ def _ready(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
             yield graph.vpull()
         except (av.BlockingIOError, av.EOFError):  # wants more; has given all
             return
-
-
-def _graph(like: av.VideoFrame, *filters: tuple[str, str]) -> av.filter.Graph:
-    """A chain of libavfilter's filters for frames like this one."""
-    graph = av.filter.Graph()
-    graph.threads = 1  # one process per core
-    source = graph.add_buffer(
-        width=like.width,
-        height=like.height,
-        format=like.format,
-        time_base=like.time_base or Fraction(1, 1000),
-    )
-    steps = [graph.add(name, options) for name, options in filters]
-    graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
-    return graph
 
 
 def _add_encoder(
