@@ -1,22 +1,19 @@
-"""A run is one tree of frozen values, filled strictly from YAML and `key=value` overrides.
+"""Every key of a configuration, with its type, its range, its default and its meaning.
 
-`load_config("configs/smoke/pretrain.yaml", ["mask.ratio=0.9"])` gives a `RunConfig`; an unknown
-key, a wrong type or a value out of range is a `UserError` that names the key and the nearest known
-one. Units live in the names; a path is relative to the folder the command runs in.
+The values are frozen. Units live in the names; a path is relative to the folder the command runs
+in.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from mgm_dali.errors import UserError
-
 __all__ = [
+    "CELL_PIXELS",
+    "PATCH_PIXELS",
+    "TUBELET_FRAMES",
     "AugmentConfig",
     "ClipConfig",
     "DataConfig",
@@ -24,10 +21,9 @@ __all__ = [
     "MaskConfig",
     "ModelConfig",
     "MotionConfig",
+    "RandAugmentConfig",
     "RunConfig",
     "TrainingConfig",
-    "dump_config",
-    "load_config",
 ]
 
 PATCH_PIXELS = 16
@@ -55,6 +51,9 @@ class DataConfig(_Frozen):
     """Batches kept ready ahead of the training step."""
     max_skipped: float = Field(0.01, ge=0, le=1)
     """Share of clips that may be replaced because their file is bad, before the run stops."""
+    clip_timeout_seconds: float = Field(120.0, gt=0)
+    """Longest that a worker process may read on one clip; then its file is given up as one that
+    hangs. Needs `num_workers` of 1 or more."""
 
 
 class ClipConfig(_Frozen):
@@ -64,6 +63,25 @@ class ClipConfig(_Frozen):
     """`dense`: every stride-th frame from a random start; `segments`: one from each equal part."""
     stride_frames: int = Field(4, ge=1)
     """Frames from one sampled frame to the next under dense sampling (paper: 4 K400, 2 SSv2)."""
+    target_fps: float | None = Field(None, gt=0)
+    """Take strides as if every video were shown at this rate, so that a clip lasts as long whatever
+    the video's own; empty counts the video's frames."""
+
+
+class RandAugmentConfig(_Frozen):
+    """RandAugment (Cubuk et al. 2019): random changes of a whole clip, while finetuning.
+
+    timm's and VideoMAE's `rand-m7-n4-mstd0.5-inc1` is `layers: 4` and the defaults.
+    """
+
+    layers: int = Field(0, ge=0, le=16)
+    """Changes one behind the other; 0 is off (paper: 4)."""
+    magnitude: float = Field(7.0, ge=0, le=10)
+    """Mean strength of a change, from 0 to 10."""
+    magnitude_std: float = Field(0.5, ge=0)
+    """Standard deviation of the strength."""
+    probability: float = Field(0.5, ge=0, le=1)
+    """Of each layer to change anything."""
 
 
 class AugmentConfig(_Frozen):
@@ -75,6 +93,13 @@ class AugmentConfig(_Frozen):
     """Smallest share of the frame that a `random_resized` crop may take."""
     flip: bool = True
     """Mirror half of the clips left to right. Off where left and right mean something (SSv2)."""
+    repeats: int = Field(1, ge=1)
+    """Clips made of one decoding: the same frames, each with draws of its own. A batch of 8 with 2
+    repeats holds 4 videos, and an epoch shows each video twice (paper: 2 while finetuning)."""
+    rand_augment: RandAugmentConfig = RandAugmentConfig()
+    erase: float = Field(0.0, ge=0, le=1)
+    """Share of the clips in which a random box is filled with noise while finetuning, the same box
+    in all frames (Zhong et al. 2017, random erasing; VideoMAE: 0.25)."""
     mixup: float = Field(0.0, ge=0)
     """Alpha of mixup while finetuning; 0 is off (paper: 0.8)."""
     cutmix: float = Field(0.0, ge=0)
@@ -222,101 +247,11 @@ class RunConfig(_Frozen):
             )
         return self
 
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a YAML file, applies `a.b=value` overrides (values are YAML) and checks everything.
-
-    Raises `UserError` naming the file or override, the key, what was found and what is expected.
-    """
-    tree = _read_yaml(Path(path))
-    for override in overrides:
-        _apply_override(tree, override)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_explain(error, f"{path}")) from None
-
-
-def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML that `load_config` reads back to an equal value."""
-    tree = config.model_dump(mode="json")
-    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of keys at the top, found {tree!r:.60}")
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    dotted, separator, text = override.partition("=")
-    if not separator or not dotted:
-        raise UserError(f"override {override!r}: expected key=value, such as mask.ratio=0.9")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text  # a path may hold characters that mean something to YAML
-    *parents, last = dotted.split(".")
-    node = tree
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {parent!r} is a value, not a section")
-        node = child
-    node[last] = value
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    """All problems of one configuration, one line each."""
-    return "\n".join(f"{where}: {_explain_one(dict(problem))}" for problem in error.errors())
-
-
-def _explain_one(problem: Mapping[str, Any]) -> str:
-    keys = [str(part) for part in problem["loc"]]
-    dotted = ".".join(keys)
-    found = problem["input"]
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        guess = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key {dotted!r}; {guess}"
-    message: str = problem["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return message
-    if isinstance(found, dict):
-        return f"{dotted}: {message}"
-    hint = ""
-    if isinstance(found, str) and _is_number(found):
-        hint = f" (YAML reads {found} as text; write {float(found):.1e} with a dot, as 1.0e-4)"
-    return f"{dotted}: {message}, found {found!r}{hint}"
-
-
-def _known_keys(parents: Sequence[str]) -> list[str]:
-    node: type[BaseModel] = RunConfig
-    for parent in parents:
-        annotation = node.model_fields[parent].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        node = annotation
-    return list(node.model_fields)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    @model_validator(mode="after")
+    def _repeats_fill_batches(self) -> Self:
+        if self.training.batch_size % self.augment.repeats:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} is no multiple of "
+                f"augment.repeats = {self.augment.repeats}, the clips of one decoding"
+            )
+        return self

@@ -1,0 +1,40 @@
+"""A run is one tree of frozen values, filled strictly from YAML and `key=value` overrides.
+
+`load_config("configs/smoke/pretrain.yaml", ["mask.ratio=0.9"])` gives a `RunConfig`; all its keys
+are in `schema.py`.
+"""
+
+from mgm_dali.config.reading import dump_config, load_config
+from mgm_dali.config.schema import (
+    CELL_PIXELS,
+    PATCH_PIXELS,
+    TUBELET_FRAMES,
+    AugmentConfig,
+    ClipConfig,
+    DataConfig,
+    EvaluationConfig,
+    MaskConfig,
+    ModelConfig,
+    MotionConfig,
+    RandAugmentConfig,
+    RunConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "CELL_PIXELS",
+    "PATCH_PIXELS",
+    "TUBELET_FRAMES",
+    "AugmentConfig",
+    "ClipConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "MotionConfig",
+    "RandAugmentConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+]
