@@ -9,7 +9,7 @@ from mgm_dali.config import MaskConfig
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, NEEDS_MOTION, PatchGrid, hidden_per_slice, make_mask
 from mgm_dali.masking.centers import hold_last, simulated_centers, strongest_motion
-from mgm_dali.masking.uniforms import uniforms
+from mgm_dali.uniforms import uniforms
 
 GRID = PatchGrid(8, 14, 14)
 GRIDS = [GRID, PatchGrid(16, 14, 14), PatchGrid(8, 7, 7), PatchGrid(8, 4, 4), PatchGrid(8, 16, 16)]

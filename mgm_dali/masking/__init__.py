@@ -23,7 +23,7 @@ from mgm_dali.masking.scores import (
     simulated_motion,
     tube,
 )
-from mgm_dali.masking.uniforms import uniforms
+from mgm_dali.uniforms import uniforms
 
 __all__ = ["MASKS", "NEEDS_MOTION", "MaskInputs", "PatchGrid", "hidden_per_slice", "make_mask"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
-from mgm_dali.masking.uniforms import uniform_integers, uniforms
+from mgm_dali.uniforms import uniform_integers, uniforms
 
 __all__ = ["hold_last", "simulated_centers", "strongest_motion"]
 

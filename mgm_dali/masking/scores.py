@@ -13,7 +13,7 @@ from torch import Tensor
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
 from mgm_dali.masking.centers import hold_last, simulated_centers, strongest_motion
-from mgm_dali.masking.uniforms import uniform_integers, uniforms
+from mgm_dali.uniforms import uniform_integers, uniforms
 
 __all__ = ["MaskInputs", "motion_guided", "random_tokens", "simulated_motion", "tube"]
 
