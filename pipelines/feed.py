@@ -1,177 +1,144 @@
-"""The external-source operator: reads one clip and its motion, in DALI's worker processes.
+"""What DALI's external source delivers: one video's frames and motion, and the clips cut from it.
 
-DALI calls `ClipFeed` once per sample. It looks up which video is due, draws the clip's frames and
-crop, and reads pixels and motion vectors with PyAV. This module and all it imports are free of
-torch, because every worker process imports it.
+A sample is one decoding. The feed looks up which video is due, draws frames and crops, and reads
+pixels and motion vectors with PyAV. This module and all it imports are free of torch, because every
+worker process imports it.
 
-No exception leaves the feed: DALI's parallel mode may deliver garbage in the batch after one. A
-clip that cannot be read is replaced by another one of the same manifest, chosen by the clip's own
-draw, and the reason travels with the sample.
+No exception leaves the feed. What cannot be read is replaced by another video of the same manifest,
+chosen by the clip's own draw, and the reason travels with the sample. A file on which the process
+crashes or hangs is refused after that (`pool.py`), and has a stand-in too.
 """
 
-import multiprocessing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.clips.crops import Crop, random_crop, view_crop
+from mgm_dali.clips.crops import Crop
+from mgm_dali.clips.draw import Decoding, training_decoding, view_decoding
 from mgm_dali.clips.order import first_sample, shuffled_video, view_of_video
-from mgm_dali.clips.sampling import random_frames, view_frames
 from mgm_dali.config import RunConfig
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import QUARTER_PELS, no_motion
 from mgm_dali.pipelines.share import Share, Stage
+from mgm_dali.video.frame_index import index_of
 from mgm_dali.video.manifest import Manifest, Video
-from mgm_dali.video.reader import VideoError, index_frames, read_frames
-from mgm_dali.video.workers import leave_with_parent, reason_of
+from mgm_dali.video.reader import VideoError, read_frames
+from mgm_dali.video.workers import reason_of
 
-__all__ = ["OUTPUTS", "ClipFeed", "SampleInfo"]
+__all__ = ["OUTPUTS", "ClipFeed"]
 
-OUTPUTS = (
+OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
     "pixels",  # uint8 [T, H, W, 3] decoded frames, or uint8 [bytes] of the file for NVDEC
     "frames",  # int32 [T] frame numbers, for NVDEC only
     "motion",  # int16 [T, ceil(H/8), ceil(W/8), 2] quarter pixels
     "motion_valid",  # uint8 [T]
-    "box_start",  # float32 [2] (top, left) in source pixels; left and right swapped if mirrored
-    "box_end",  # float32 [2] (bottom, right)
-    "motion_scale",  # float32 [2] quarter source pixels to crop pixels, negative dx if mirrored
-    "facts",  # int64 [5] label, index, view, seed, 1 if the clip is a stand-in
+    "box_start",  # float32 [R, 2] (top, left) in source pixels; left and right swapped if mirrored
+    "box_end",  # float32 [R, 2] (bottom, right)
+    "motion_scale",  # float32 [R, 2] quarter source to crop pixels, negative dx if mirrored
+    "operations",  # int32 [R, L] of RandAugment; only where it is on
+    "levels",  # int32 [R, L]
+    "facts",  # int64 [R, 5] label, row, view, seed, 1 if the clip is a stand-in
     "reason",  # uint8 [REASON_BYTES] why it is one, UTF-8, filled up with zeros
 )
 REASON_BYTES = 256
 STAND_IN_TRIES = 16
 
 
-class SampleInfo(Protocol):
-    """What DALI says of the sample it wants (nvidia.dali.types.SampleInfo)."""
-
-    @property
-    def idx_in_batch(self) -> int: ...
-    @property
-    def iteration(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class ClipDraw:
-    """Everything random about one clip, and what it is a clip of."""
-
-    index: int
-    view: int
-    seed: int
-    frames: NDArray[np.int64]
-    crop: Crop
-
-
 class ClipFeed:
-    """Callable for `fn.external_source(batch=False)`; pickled once to every worker process."""
+    """The samples of one process; pickled once to each of its workers."""
 
-    def __init__(self, manifest: Manifest, config: RunConfig, stage: Stage, share: Share) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: RunConfig,
+        stage: Stage,
+        share: Share,
+        *,
+        motion_source: str | None = None,
+        encoded: bool = False,
+    ) -> None:
+        """`motion_source` is a name of MOTION_SOURCES, or None where nobody looks at motion.
+
+        `encoded` delivers the file's bytes, for a decoder in the graph.
+        """
         self.manifest = manifest
         self.config = config
         self.stage = stage
         self.share = share
-        self.motion_source: str | None = None
-        """A name of MOTION_SOURCES, or None where nobody looks at motion."""
-        self.encoded = False
-        """Deliver the file's bytes, for a decoder on the GPU."""
-        self._settled = False
+        self.motion_source = motion_source
+        self.encoded = encoded
+        self.repeats = 1 if stage == "evaluate" else config.augment.repeats
+        """Clips that are cut out of one decoding."""
+        self.layers = config.augment.rand_augment.layers if stage == "finetune" else 0
+        """Of RandAugment."""
+        self.refused: dict[int, str] = {}
+        """Rows that must not be read, and why: their files have ended a process."""
+        self.reading: Callable[[int], object] | None = None
+        """Is told of each row before its file is opened."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of what a call returns, in order."""
-        return tuple(name for name in OUTPUTS if name != "frames" or self.encoded)
+        left_out = set() if self.encoded else {"frames"}
+        if not self.layers:
+            left_out |= {"operations", "levels"}
+        return tuple(name for name in OUTPUTS if name not in left_out)
+
+    @property
+    def decodings_per_batch(self) -> int:
+        """Samples of this feed that make one batch."""
+        return self.share.batch_size // self.repeats
 
     @property
     def num_samples(self) -> int:
-        """Samples to judge; training has no end."""
+        """Views to judge, or decodings of an epoch."""
         views = self.config.evaluation.num_segments * self.config.evaluation.num_crops
-        return len(self.manifest) * views
+        return len(self.manifest) * (views if self.stage == "evaluate" else 1)
 
-    def __call__(self, info: SampleInfo) -> tuple[NDArray[Any], ...]:
-        self._settle_in_worker()
-        share = self.share
-        forward = share.first_forward + info.iteration
-        start = first_sample(forward, share.batch_size, share.rank, share.world_size)
+    @property
+    def num_places(self) -> int | None:
+        """How many decodings this process has before it, whole batches; None has no end."""
+        if self.stage != "evaluate":
+            return None
+        # The last batches of all ranks end together, so that no rank waits for another.
+        batches = -(-self.num_samples // self.share.global_batch) - self.share.first_forward
+        return max(batches, 0) * self.decodings_per_batch
+
+    def number_of(self, place: int) -> int:
+        """Which sample is the place-th that this process reads."""
+        share, (forwards, i) = self.share, divmod(place, self.decodings_per_batch)
+        forward = share.first_forward + forwards
+        start = first_sample(forward, self.decodings_per_batch, share.rank, share.world_size)
+        return start + i
+
+    def sample(self, number: int) -> tuple[NDArray[Any], ...]:
+        """The `outputs` of a sample: a pure function of its number and of the files."""
         if self.stage == "evaluate":
-            # The last batches of all ranks end together, so that no rank waits for another.
-            if forward * share.batch_size * share.world_size >= self.num_samples:
-                raise StopIteration
-            return self.evaluation_sample(start + info.idx_in_batch)
-        return self.training_sample(start + info.idx_in_batch)
+            return self._evaluation_sample(number)
+        return self._training_sample(number)
 
-    def training_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
-        """The sample-th clip of the endless row of shuffled epochs."""
-        seed = self.config.seed
-        epoch, index = shuffled_video(sample, len(self.manifest), seed)
-        return self._readable(index, lambda row: self._random_draw(epoch, row))
-
-    def evaluation_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
-        """View after view of video after video; behind the last, fillers with index -1."""
-        views = self.config.evaluation
-        index, view = view_of_video(sample % self.num_samples, views.num_segments * views.num_crops)
-        arrays = self._readable(index, lambda row: self._view_draw(row, view))
-        if sample >= self.num_samples:
-            arrays[self.outputs.index("facts")][1] = -1
-        return arrays
-
-    def _random_draw(self, epoch: int, index: int) -> ClipDraw:
-        config, video = self.config, self.manifest[index]
-        view = 0
-        root = np.random.SeedSequence((config.seed, epoch, index, view))
-        for_clip, for_mask = root.spawn(2)
-        rng = np.random.default_rng(for_clip)
-        frames = random_frames(config.clip, config.model.num_frames, video.num_frames, rng)
-        crop = random_crop(config.augment, video.height, video.width, config.model.image_size, rng)
-        return ClipDraw(index, view, _mask_seed(for_mask), frames, crop)
-
-    def _view_draw(self, index: int, view: int) -> ClipDraw:
-        config, video, views = self.config, self.manifest[index], self.config.evaluation
-        segment, crop = divmod(view, views.num_crops)
-        frames = view_frames(
-            config.clip, config.model.num_frames, video.num_frames, segment, views.num_segments
+    def _training_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
+        """The sample-th decoding of the endless row of shuffled epochs."""
+        config = self.config
+        epoch, row = shuffled_video(sample, len(self.manifest), config.seed)
+        return self._readable(
+            row, lambda row: training_decoding(config, self.manifest[row], row, epoch)
         )
-        box = view_crop(video.height, video.width, crop, views.num_crops)
-        root = np.random.SeedSequence((config.seed, 0, index, view))
-        return ClipDraw(index, view, _mask_seed(root), frames, box)
 
-    def _readable(self, index: int, draw: Callable[[int], ClipDraw]) -> tuple[NDArray[Any], ...]:
-        """The clip of row `index`, or the first stand-in for it that can be read."""
-        rows = np.random.default_rng(np.random.SeedSequence((self.config.seed, index)))
-        row, first_reason = index, ""
-        for _ in range(STAND_IN_TRIES):
-            clip = draw(row)
-            try:
-                pixels, motion = self._read(clip)
-                if self.config.motion.subtract_camera and self.motion_source is not None:
-                    motion = subtract_camera(motion)
-            except Exception as error:  # any input may be bad in any way; the reason is reported
-                first_reason = first_reason or reason_of(error)
-                row = int(rows.integers(len(self.manifest)))
-            else:
-                return self._arrays(clip, index, pixels, motion, first_reason)
-        return self._blank(draw(index), f"{first_reason}; {STAND_IN_TRIES} stand-ins are bad too")
-
-    def _read(self, clip: ClipDraw) -> tuple[NDArray[np.uint8], MotionField]:
-        video = self.manifest[clip.index]
-        if self.encoded:
-            found = len(index_frames(video.path).pts)
-            if found != video.num_frames:
-                raise _changed(video, f"{found} frames instead of {video.num_frames}")
-            encoded = np.fromfile(video.path, dtype=np.uint8)
-            return encoded, self._read_motion(video, clip.frames)
-        if self.source_for(video) == "codec":
-            pixels, motion = read_clip(video.path, clip.frames)  # one decoding pass for both
-        else:
-            pixels = read_frames(video.path, clip.frames)
-            motion = self._read_motion(video, clip.frames)
-        if pixels.shape[1:3] != (video.height, video.width):
-            raise _changed(video, f"frames are {pixels.shape[2]}x{pixels.shape[1]}")
-        return pixels, motion
+    def _evaluation_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
+        """View after view of video after video; behind the last, fillers with row -1."""
+        config, views = self.config, self.config.evaluation
+        row, view = view_of_video(sample % self.num_samples, views.num_segments * views.num_crops)
+        arrays = self._readable(
+            row, lambda row: view_decoding(config, self.manifest[row], row, view)
+        )
+        if sample >= self.num_samples:
+            arrays[self.outputs.index("facts")][:, 1] = -1
+        return arrays
 
     def source_for(self, video: Video) -> str | None:
         """Which source gives this video's motion, if any."""
@@ -179,6 +146,48 @@ class ClipFeed:
             fallback = self.config.motion.without_vectors
             return None if fallback in ("error", "ignore") else fallback
         return self.motion_source
+
+    def _readable(
+        self, asked: int, decoding_of: Callable[[int], Decoding]
+    ) -> tuple[NDArray[Any], ...]:
+        """The clips of row `asked`, or of the first stand-in for it that can be read."""
+        stand_ins = np.random.default_rng(np.random.SeedSequence((self.config.seed, asked)))
+        row, first_reason = asked, ""
+        for _ in range(STAND_IN_TRIES):
+            decoding = decoding_of(row)
+            try:
+                pixels, motion = self._read_unless_refused(decoding)
+                if self.config.motion.subtract_camera and self.motion_source is not None:
+                    motion = subtract_camera(motion)
+            except Exception as error:  # any input may be bad in any way; the reason is reported
+                first_reason = first_reason or reason_of(error)
+                row = int(stand_ins.integers(len(self.manifest)))
+            else:
+                return self._arrays(decoding, asked, pixels, motion, first_reason)
+        reason = f"{first_reason}; {STAND_IN_TRIES} stand-ins are bad too"
+        return self._blank(decoding_of(asked), reason)
+
+    def _read_unless_refused(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
+        row = decoding.row
+        if row in self.refused:
+            raise VideoError(self.manifest[row].path, self.refused[row])
+        if self.reading is not None:
+            self.reading(row)
+        return self._read(decoding)
+
+    def _read(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
+        video = self.manifest[decoding.row]
+        if self.encoded:
+            _require_as_indexed(video)
+            encoded = np.fromfile(video.path, dtype=np.uint8)
+            return encoded, self._read_motion(video, decoding.frames)
+        if self.source_for(video) == "codec":
+            pixels, motion = read_clip(video.path, decoding.frames)  # one pass for both
+        else:
+            pixels = read_frames(video.path, decoding.frames)
+            motion = self._read_motion(video, decoding.frames)
+        _require_as_indexed(video, pixels.shape)
+        return pixels, motion
 
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
         source = self.source_for(video)
@@ -188,57 +197,76 @@ class ClipFeed:
 
     def _arrays(
         self,
-        clip: ClipDraw,
-        index: int,
+        decoding: Decoding,
+        asked: int,
         pixels: NDArray[np.uint8],
         motion: MotionField,
         reason: str,
     ) -> tuple[NDArray[Any], ...]:
-        crop, size = clip.crop, self.config.model.image_size
-        left, right = (crop.right, crop.left) if crop.flip else (crop.left, crop.right)
-        sign = -1 if crop.flip else 1
-        label = int(self.manifest.labels[clip.index])
-        facts = (label, index, clip.view, clip.seed, int(bool(reason)))
+        cuts, size = decoding.cuts, self.config.model.image_size
+        boxes = np.array([_box(cut.crop) for cut in cuts], np.float32)  # [R, start or end, 2]
+        label = int(self.manifest.labels[decoding.row])
         text = np.zeros(REASON_BYTES, np.uint8)
         encoded = reason.encode(errors="replace")[:REASON_BYTES]
         text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         arrays: dict[str, NDArray[Any]] = {
             "pixels": pixels,
-            "frames": clip.frames.astype(np.int32),
+            "frames": decoding.frames.astype(np.int32),
             "motion": motion.vectors,
             "motion_valid": motion.valid.astype(np.uint8),
-            "box_start": np.array((crop.top, left), np.float32),
-            "box_end": np.array((crop.bottom, right), np.float32),
-            "motion_scale": np.array(
-                (sign * size / crop.width / QUARTER_PELS, size / crop.height / QUARTER_PELS),
-                np.float32,
+            "box_start": np.ascontiguousarray(boxes[:, 0]),
+            "box_end": np.ascontiguousarray(boxes[:, 1]),
+            "motion_scale": np.array([_motion_scale(cut.crop, size) for cut in cuts], np.float32),
+            "operations": np.stack([cut.operations for cut in cuts]),
+            "levels": np.stack([cut.levels for cut in cuts]),
+            "facts": np.array(
+                [(label, asked, cut.view, cut.seed, bool(reason)) for cut in cuts], np.int64
             ),
-            "facts": np.array(facts, np.int64),
             "reason": text,
         }
         return tuple(arrays[name] for name in self.outputs)
 
-    def _blank(self, clip: ClipDraw, reason: str) -> tuple[NDArray[Any], ...]:
-        """A black clip, so that the batch has its shape while the loader stops the run.
+    def _blank(self, decoding: Decoding, reason: str) -> tuple[NDArray[Any], ...]:
+        """Black clips, so that the batch has its shape while the loader stops the run.
 
-        A decoder on the GPU cannot be given one: it will refuse the empty file, and say so.
+        A decoder in the graph cannot be given one: it will refuse the empty file, and say so.
         """
-        video = self.manifest[clip.index]
-        shape = (len(clip.frames), video.height, video.width, 3)
+        video = self.manifest[decoding.row]
+        shape = (len(decoding.frames), video.height, video.width, 3)
         pixels = np.zeros((1,) if self.encoded else shape, np.uint8)
-        motion = no_motion(len(clip.frames), video.width, video.height)
-        return self._arrays(clip, clip.index, pixels, motion, reason)
-
-    def _settle_in_worker(self) -> None:
-        """Ties a worker process to its parent: DALI's workers outlive a killed trainer."""
-        if not self._settled and multiprocessing.parent_process() is not None:
-            leave_with_parent()
-        self._settled = True
+        motion = no_motion(len(decoding.frames), video.width, video.height)
+        return self._arrays(decoding, decoding.row, pixels, motion, reason)
 
 
-def _mask_seed(sequence: np.random.SeedSequence) -> int:
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)  # int64 holds 63 bits
+def _box(crop: Crop) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where a crop starts and ends, (y, x); from right to left if it is mirrored."""
+    left, right = (crop.right, crop.left) if crop.flip else (crop.left, crop.right)
+    return (crop.top, left), (crop.bottom, right)
 
 
-def _changed(video: Video, found: str) -> VideoError:
-    return VideoError(video.path, f"has changed since it was indexed: {found}; index it again")
+def _motion_scale(crop: Crop, size: int) -> tuple[float, float]:
+    """(x, y) factors from quarter pixels of the source to pixels of the clip."""
+    along_x, along_y = size / crop.width / QUARTER_PELS, size / crop.height / QUARTER_PELS
+    return (-along_x if crop.flip else along_x), along_y
+
+
+def _require_as_indexed(video: Video, shape: tuple[int, ...] | None = None) -> None:
+    """Raises `VideoError` if a file is no longer what the manifest says.
+
+    `shape` is that of its decoded frames; without one a decoder in the graph will number the frames
+    itself, by their time stamps.
+    """
+    index = index_of(video.path)  # remembered: costs next to nothing
+    found = ""
+    if shape is not None and shape[1:3] != (video.height, video.width):
+        found = f"frames are {shape[2]}x{shape[1]} instead of {video.width}x{video.height}"
+    elif not index.ordinal and len(index.pts) != video.num_frames:
+        found = f"{len(index.pts)} frames instead of {video.num_frames}"
+    elif index.ordinal and shape is None:
+        raise VideoError(
+            video.path,
+            "its frames can only be counted, and NVDEC would number them otherwise; set "
+            "decode=cpu, or make H.264 in MP4 of it with `mgm-dali prepare`",
+        )
+    if found:
+        raise VideoError(video.path, f"has changed since it was indexed: {found}; index it again")

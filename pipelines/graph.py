@@ -1,21 +1,27 @@
 """The DALI pipeline: one function for all placements.
 
-    feed --+-- pixels --- [NVDEC] --- crop, resize, mirror --- normalise --- video   [C, T, H, W]
-           +-- motion ------------- crop, resize, mirror --- to crop pixels - motion [T, h, w, 2]
-           +-- facts ---------------------------------------------------------------------------
+    feed --+-- pixels --- [NVDEC] --- RandAugment --- crop, resize, mirror --- normalise --- video
+           +-- motion --------------------------- crop, resize, mirror --- to crop pixels - motion
+           +-- facts -----------------------------------------------------------------------------
 
 Nothing is drawn here: the feed has drawn each clip's box, and the same box cuts pixels and motion.
+Of R clips that are cut out of one decoding (`augment.repeats`) only what is behind the decoder is
+done R times; they lie one behind the other along the first axis, `[R * C, T, H, W]`.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline, do_not_convert, pipeline_def
 
 from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.placement import Placement
+from mgm_dali.pipelines.pool import Batch
+from mgm_dali.pipelines.rand_augment import rand_augment
 
 __all__ = ["GRAPH_OUTPUTS", "clip_pipeline"]
 
@@ -25,46 +31,58 @@ Box = tuple[DataNode, DataNode]
 GRAPH_OUTPUTS = ("video", "motion", "motion_valid", "facts", "reason")
 
 
-def clip_pipeline(feed: ClipFeed, placement: Placement) -> Pipeline:
-    """A built pipeline that gives `GRAPH_OUTPUTS` for one batch a run.
+def clip_pipeline(feed: ClipFeed, placement: Placement, batches: Iterator[Batch]) -> Pipeline:
+    """A built pipeline that gives `GRAPH_OUTPUTS` for one batch a run; `batches` are the feed's.
 
-    The last two outputs stay on the host whatever the placement: they are read there.
+    Of the D decodings of a batch come `video [D, R * C, T, S, S]` float32, `motion
+    [D, R * T, S/8, S/8, 2]` float32, `motion_valid [D, T]`, `facts [D, R, 5]`, `reason [D, bytes]`.
+    The last two stay on the host whatever the placement: they are read there.
     """
-    data, cuda = feed.config.data, placement.device.type == "cuda"
-    pipeline = Pipeline(
-        batch_size=feed.share.batch_size,
+    cuda = placement.device.type == "cuda"
+    pipeline: Pipeline = _graph(
+        feed,
+        batches,
+        placement.device.type,
+        batch_size=feed.decodings_per_batch,
         # NVDEC decodes one sample per thread: fewer threads than engines leave engines idle.
         num_threads=8 if placement.decode == "nvdec" else 2,
         device_id=placement.device.index if cuda else None,
-        prefetch_queue_depth=data.prefetch_batches,
-        py_num_workers=data.num_workers,
-        py_start_method="spawn",  # fork is refused once CUDA is initialised
+        prefetch_queue_depth=feed.config.data.prefetch_batches,
     )
-    with pipeline:
-        clip = _read(feed)
-        pixels, motion, valid = clip["pixels"], clip["motion"], clip["motion_valid"]
-        scale = clip["motion_scale"]
-        if feed.encoded:
-            # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
-            decoder = "mixed" if cuda else "cpu"
-            pixels = fn.decoders.video(
-                pixels, device=decoder, frames=clip["frames"], pad_mode="none"
-            )
-        elif cuda:
-            pixels = pixels.gpu()
-        if cuda:  # boxes stay on the host: they are arguments, not data
-            motion, valid, scale = motion.gpu(), valid.gpu(), scale.gpu()
-        box = clip["box_start"], clip["box_end"]
-        size = feed.config.model.image_size
-        pipeline.set_outputs(
-            _crop_video(pixels, box, size),
-            _crop_motion(motion, box, size // CELL_PIXELS) * scale,
-            valid,
-            clip["facts"],
-            clip["reason"],
-        )
     pipeline.build()
     return pipeline
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataNode, ...]:
+    """The operators; what is below depends on the feed and the device, not on any clip."""
+    sent = _read(feed, batches)
+    if feed.encoded:
+        # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
+        decoder = "mixed" if device == "cuda" else "cpu"
+        pixels = fn.decoders.video(
+            sent["pixels"], device=decoder, frames=sent["frames"], pad_mode="none"
+        )
+    else:
+        pixels = _on(device, sent["pixels"])
+    motion, scale = _on(device, sent["motion"]), _on(device, sent["motion_scale"])
+    size = feed.config.model.image_size
+    videos, motions = [], []
+    for clip in range(feed.repeats):
+        box = sent["box_start"][clip], sent["box_end"][clip]  # arguments stay on the host
+        changed = pixels
+        if feed.layers:
+            changed = rand_augment(
+                pixels, sent["operations"][clip], sent["levels"][clip], feed.layers
+            )
+        videos.append(_crop_video(changed, box, size))
+        motions.append(_crop_motion(motion, box, size // CELL_PIXELS) * scale[clip])
+    valid = _on(device, sent["motion_valid"])
+    return _in_a_row(videos), _in_a_row(motions), valid, sent["facts"], sent["reason"]
+
+
+def _on(device: str, data: DataNode) -> DataNode:
+    return data.gpu() if device == "cuda" else data
 
 
 KINDS = {
@@ -72,26 +90,27 @@ KINDS = {
     "frames": (types.INT32, 1, ""),
     "motion": (types.INT16, 4, "FHWC"),
     "motion_valid": (types.UINT8, 1, ""),
-    "box_start": (types.FLOAT, 1, ""),
-    "box_end": (types.FLOAT, 1, ""),
-    "motion_scale": (types.FLOAT, 1, ""),
-    "facts": (types.INT64, 1, ""),
+    "box_start": (types.FLOAT, 2, ""),
+    "box_end": (types.FLOAT, 2, ""),
+    "motion_scale": (types.FLOAT, 2, ""),
+    "operations": (types.INT32, 2, ""),
+    "levels": (types.INT32, 2, ""),
+    "facts": (types.INT64, 2, ""),
     "reason": (types.UINT8, 1, ""),
 }
 """Type, number of dimensions and layout of each of the feed's outputs."""
 
 
-def _read(feed: ClipFeed) -> dict[str, DataNode]:
+# Plain Python: DALI would rewrite it to look for conditions on data.
+@do_not_convert  # type: ignore[untyped-decorator]
+def _read(feed: ClipFeed, batches: Iterator[Batch]) -> dict[str, DataNode]:
     """The external-source operator: the feed's outputs by name."""
     kinds = dict(KINDS, pixels=(types.UINT8, 1, "")) if feed.encoded else KINDS
     dtypes, ndims, layouts = zip(*(kinds[name] for name in feed.outputs), strict=True)
-    queue = feed.config.data.prefetch_batches if feed.config.data.num_workers else None
     nodes = fn.external_source(
-        source=feed,
+        source=batches,
         num_outputs=len(feed.outputs),
-        batch=False,
-        parallel=feed.config.data.num_workers > 0,
-        prefetch_queue_depth=queue,
+        batch=True,
         dtype=list(dtypes),
         ndim=list(ndims),
         layout=list(layouts),
@@ -133,3 +152,7 @@ def _crop_motion(motion: DataNode, box: Box, cells: int) -> DataNode:
         interp_type=types.INTERP_NN,
     )
     return fn.cast(resized, dtype=types.FLOAT)
+
+
+def _in_a_row(clips: list[DataNode]) -> DataNode:
+    return clips[0] if len(clips) == 1 else fn.cat(*clips, axis=0)

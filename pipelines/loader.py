@@ -1,31 +1,39 @@
 """The loader: batches of clips, and an account of every clip that could not be read."""
 
-import os
-from collections.abc import Iterator
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-import torch
-from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from torch import Tensor
+from typing_extensions import Self
 
 from mgm_dali.clips.batch import ClipBatch
-from mgm_dali.config import CELL_PIXELS, RunConfig
+from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.motion.presence import rows_without_vectors
 from mgm_dali.motion.recipe import require_source
 from mgm_dali.motion.store import MotionStore
+from mgm_dali.pipelines.erasing import erase
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.pipelines.graph import GRAPH_OUTPUTS, clip_pipeline
 from mgm_dali.pipelines.placement import choose_placement
+from mgm_dali.pipelines.recovery import last_line, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
+from mgm_dali.pipelines.stream import Stream
 from mgm_dali.video.manifest import Manifest, read_manifest
 
 __all__ = ["ClipLoader", "Skipped"]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Skipped:
-    """A clip that was replaced by a stand-in."""
+    """A video whose clips were replaced by a stand-in's."""
 
     index: int
     path: Path
@@ -33,11 +41,16 @@ class Skipped:
 
 
 class ClipLoader:
-    """Iterates over `ClipBatch`es; `make_loader` is the way to one.
+    """Gives `ClipBatch`es; `make_loader` is the way to one.
 
-    Training stages have no end (a step count ends the run); "evaluate" ends after the last view.
-    Once more clips are bad than `data.max_skipped` allows, iterating raises `UserError`; where
-    several ranks train together, `problem` says it, and they stop together.
+    `for batch in loader` goes through one epoch, the next `for` through the next; "evaluate" goes
+    through all views every time. `endless()` does not stop between epochs. `len(loader)` is the
+    number of batches of the present epoch: a batch may reach into the next one, so it varies by one
+    where the videos do not fill whole batches.
+
+    A clip that cannot be read has a stand-in. If more are bad than `data.max_skipped` allows,
+    iterating raises `UserError`; where several ranks train together, `problem` says it, and they
+    stop together. If a worker process dies, it is started anew, and nothing is lost or changed.
     """
 
     def __init__(
@@ -49,69 +62,187 @@ class ClipLoader:
         self.share = share
         self.manifest = _manifest_for(config, stage)
         self.placement = choose_placement(config, self.manifest, needs_motion=needs_motion)
+        self.forward = share.first_forward
+        """Batches given since the first epoch began; all ranks are at the same."""
         self.skipped: list[Skipped] = []
         self.replaced: list[int] = []
         """Places in the newest batch that hold a stand-in."""
+        self._restarts_before = 0
         self.problem: str | None = None
         """Why the run must stop, where several ranks have to agree on it first."""
         self.samples_seen = 0
         self._max_skipped = config.data.max_skipped
-        self._feed = ClipFeed(self.manifest, config, stage, share)
-        self._feed.motion_source = self.placement.motion_source
-        self._feed.encoded = self.placement.decode == "nvdec"
-        _check_motion(self.manifest, config, self.placement.motion_source)
-        _check_shared_memory(self.manifest, config, share, encoded=self._feed.encoded)
-        self._batches = DALIGenericIterator(
-            [clip_pipeline(self._feed, self.placement)],
-            list(GRAPH_OUTPUTS),
-            size=-1,
-            prepare_first_batch=False,
+        self._feed = ClipFeed(
+            self.manifest,
+            config,
+            stage,
+            share,
+            motion_source=self.placement.motion_source,
+            encoded=self.placement.decode == "nvdec",
         )
+        self._stream: Stream | None = None
+        self._named: set[int] = set()
+        """Rows that were spoken of."""
+        _check_motion(self.manifest, config, self.placement.motion_source)
+        _check_batch(self._feed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker processes; iterating starts them again, where they were."""
+        if self._stream is not None:
+            self._restarts_before += self._stream.restarts
+            self._stream.close()
+            self._stream = None
+
+    @property
+    def restarts(self) -> int:
+        """How often a worker process had to be started anew."""
+        return self._restarts_before + (self._stream.restarts if self._stream else 0)
+
+    def __len__(self) -> int:
+        """Batches of this rank in the present epoch, or in the evaluation."""
+        return self._end_of_epoch() - self._start_of_epoch(self.epoch)
+
+    @property
+    def epoch(self) -> int:
+        """Of the next batch, counted from 0."""
+        if self.stage == "evaluate":
+            return 0
+        return self.forward * self.share.global_batch // self.clips_per_epoch
+
+    @property
+    def clips_per_epoch(self) -> int:
+        """Of all ranks together: videos times repeats, or views."""
+        return self._feed.num_samples * self._feed.repeats
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        if self.stage == "evaluate":
+            if self.forward != self.share.first_forward:
+                self._go_to(0)
+            yield from self._batches(until=len(self))
+            self._go_to(0)
+        else:
+            yield from self._batches(until=self._end_of_epoch())
+
+    def endless(self) -> Iterator[ClipBatch]:
+        """Batches of epoch after epoch, without an end; not for "evaluate"."""
+        assert self.stage != "evaluate", "an evaluation has an end"
+        return self._batches(until=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, for `load_state_dict` of one that is made alike."""
+        return {"forward": self.forward, **self._identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where another loader was; its next batch is the one that would have come next.
+
+        The number of ranks may be another, if the global batch is the same. Raises `UserError` if
+        the clips would not be those that the other loader would have given.
+        """
+        for name, here in self._identity.items():
+            if state.get(name) != here:
+                raise UserError(
+                    f"this is not the state of such a loader: its {name.replace('_', ' ')} is "
+                    f"{state.get(name)}, here it is {here}; set the config to what it was"
+                )
+        self._go_to(int(state["forward"]))
+        self.share = dataclasses.replace(self.share, first_forward=self.forward)
 
     def motion_source_of(self, row: int) -> str | None:
         """Where the motion of this manifest row comes from: a name of MOTION_SOURCES, or None."""
         return self._feed.source_for(self.manifest[row])
 
-    def __len__(self) -> int:
-        """Batches of this rank in one epoch (training: rounded down) or in the evaluation."""
-        together = self.share.batch_size * self.share.world_size
-        if self.stage == "evaluate":
-            return -(-self._feed.num_samples // together)
-        return len(self.manifest) // together
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What the row of samples depends on."""
+        paths = blake2b(self.manifest.path_bytes.tobytes(), digest_size=8).hexdigest()
+        return {
+            "stage": self.stage,
+            "seed": self._feed.config.seed,
+            "videos": paths,
+            "repeats": self._feed.repeats,
+            "global_batch": self.share.global_batch,
+        }
 
-    def __iter__(self) -> Iterator[ClipBatch]:
-        try:
-            for (outputs,) in self._batches:
-                yield self._batch(outputs)
-        except RuntimeError as error:  # NVDEC refuses a whole batch for one file it cannot decode
-            last = str(error).strip().splitlines()[-1]
+    def _start_of_epoch(self, epoch: int) -> int:
+        """The first batch that begins in an epoch."""
+        return -(-epoch * self.clips_per_epoch // self.share.global_batch)
+
+    def _end_of_epoch(self) -> int:
+        return self._start_of_epoch(self.epoch + 1)
+
+    def _go_to(self, forward: int) -> None:
+        if forward != self.forward:
+            self.close()  # it has prepared other batches
+            self.forward = forward
+
+    def _batches(self, until: int | None) -> Iterator[ClipBatch]:
+        while until is None or self.forward < until:
+            outputs = self._outputs()
+            self.forward += 1
+            yield self._batch(outputs)
+
+    def _outputs(self) -> dict[str, Tensor]:
+        """The graph's next outputs, from a new pipeline if the present one has failed."""
+        while True:
+            try:
+                if self._stream is None:
+                    self._feed.share = dataclasses.replace(self.share, first_forward=self.forward)
+                    self._stream = Stream(self._feed, self.placement)
+                return next(self._stream)
+            except RuntimeError as error:
+                self._recover(error)
+
+    def _recover(self, error: RuntimeError) -> None:
+        """Has files refused that the decoder in the graph refuses, or raises `UserError`."""
+        self.close()
+        refused: dict[int, str] = {}
+        if self._feed.encoded:
+            self._feed.share = dataclasses.replace(self.share, first_forward=self.forward)
+            refused = refused_by_decoder(self._feed, self.placement)
+        if not refused.keys() - self._feed.refused.keys():
             raise UserError(
-                f"DALI's pipeline stopped: {last}; `mgm-dali doctor` says what this machine has, "
-                "and decode=cpu decodes without NVDEC"
+                f"DALI's pipeline stopped: {last_line(error)}; `mgm-dali doctor` says what this "
+                "machine has, and decode=cpu decodes without NVDEC"
             ) from error
+        self._feed.refused.update(refused)
+        for row, reason in refused.items():
+            logger.warning("%s: %s; it is given up", self.manifest[row].path, reason)
 
-    def _batch(self, outputs: dict[str, torch.Tensor]) -> ClipBatch:
+    def _batch(self, outputs: dict[str, Tensor]) -> ClipBatch:
         facts = outputs["facts"].cpu()
         self._account(facts, outputs["reason"].cpu())
-        label, index, view, seed, _ = facts.to(self.placement.device, non_blocking=True).unbind(1)
+        on_device = facts.flatten(0, 1).to(self.placement.device, non_blocking=True)
+        label, index, view, seed, _ = on_device.unbind(1)
+        video = _apart(outputs["video"], self._feed.repeats)
+        if self.stage == "finetune":
+            video = erase(video, seed, self._feed.config.augment.erase)
         return ClipBatch(
-            video=outputs["video"],
-            motion=outputs["motion"],
-            motion_valid=outputs["motion_valid"].bool(),
+            video=video,
+            motion=_apart(outputs["motion"], self._feed.repeats),
+            motion_valid=outputs["motion_valid"].bool().repeat_interleave(self._feed.repeats, 0),
             label=label,
             index=index,
             view=view,
             seed=seed,
         )
 
-    def _account(self, facts: torch.Tensor, reasons: torch.Tensor) -> None:
-        self.samples_seen += len(facts)
-        self.replaced = facts[:, 4].nonzero().flatten().tolist()
-        for row in self.replaced:
-            index = int(facts[row, 1])
+    def _account(self, facts: Tensor, reasons: Tensor) -> None:
+        """Notes the stand-ins of a batch: `facts [D, R, 5]`, `reasons [D, bytes]`."""
+        decodings, repeats, _ = facts.shape
+        self.samples_seen += decodings
+        bad = facts[:, 0, 4].nonzero().flatten().tolist()
+        self.replaced = [place * repeats + clip for place in bad for clip in range(repeats)]
+        for place in bad:
+            index = int(facts[place, 0, 1])
             if index >= 0:
-                text = bytes(reasons[row].tolist()).rstrip(b"\0").decode(errors="replace")
-                self.skipped.append(Skipped(index, self.manifest[index].path, text))
+                text = bytes(reasons[place].tolist()).rstrip(b"\0").decode(errors="replace")
+                self._note(Skipped(index, self.manifest[index].path, text))
         epoch = len(self.manifest) / self.share.world_size
         # Before the first epoch is over, its whole length counts: one bad clip in the first
         # batch is no reason to stop.
@@ -125,6 +256,18 @@ class ClipLoader:
             )
             if self.share.world_size == 1:
                 raise UserError(self.problem)
+
+    def _note(self, clip: Skipped) -> None:
+        if clip.index not in self._named:
+            self._named.add(clip.index)
+            logger.warning("skipped %s: %s", clip.path, clip.reason)
+        self.skipped.append(clip)
+
+
+def _apart(clips: Tensor, repeats: int) -> Tensor:
+    """`[D, R * C, ...]` to `[D * R, C, ...]`; nothing is copied."""
+    decodings, length, *rest = clips.shape
+    return clips.view(decodings * repeats, length // repeats, *rest)
 
 
 def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
@@ -158,21 +301,9 @@ def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> 
         )
 
 
-def _check_shared_memory(
-    manifest: Manifest, config: RunConfig, share: Share, *, encoded: bool
-) -> None:
-    """Workers hand their clips over in /dev/shm; when it is too small they die without a word."""
-    if config.data.num_workers == 0 or encoded:
-        return
-    largest = int((manifest.widths.astype("int64") * manifest.heights).max())
-    clip_bytes = config.model.num_frames * largest * (3 + 4 / CELL_PIXELS**2)
-    chunks = 2 * config.data.prefetch_batches  # DALI's own queue and the operator's
-    needed = int(chunks * share.batch_size * clip_bytes)
-    state = os.statvfs("/dev/shm")
-    free = state.f_bavail * state.f_frsize
-    if needed > free:
+def _check_batch(feed: ClipFeed) -> None:
+    if feed.share.batch_size % feed.repeats:
         raise UserError(
-            f"/dev/shm has {free / 2**20:.0f} MiB free, the workers need about "
-            f"{needed / 2**20:.0f}; give the container more (--shm-size), or lower "
-            "training.batch_size or data.prefetch_batches, or set data.num_workers=0"
+            f"a batch of {feed.share.batch_size} clips is no multiple of augment.repeats = "
+            f"{feed.repeats}, the clips of one decoding"
         )

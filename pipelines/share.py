@@ -18,3 +18,8 @@ class Share:
     world_size: int = 1
     first_forward: int = 0
     """Forward passes that lie behind, when a run is resumed."""
+
+    @property
+    def global_batch(self) -> int:
+        """Clips per forward pass of all processes."""
+        return self.batch_size * self.world_size

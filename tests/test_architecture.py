@@ -25,11 +25,14 @@ LAYERS = {
     "launcher": set(),
     "config": {"errors"},
     "torchvision_ops": set(),
+    "uniforms": set(),
     "video": {"errors", "config", "files"},
     "motion": {"errors", "config", "files", "launcher", "torchvision_ops", "video"},
     "clips": {"errors", "config", "files", "video", "motion"},
-    "masking": {"errors", "config", "clips"},
-    "pipelines": {"errors", "config", "files", "launcher", "video", "motion", "clips"},
+    "masking": {"errors", "config", "clips", "uniforms"},
+    "pipelines": {
+        *("errors", "config", "files", "launcher", "uniforms", "video", "motion", "clips"),
+    },
     "models": {"errors", "config", "files", "clips", "torchvision_ops"},
     "training": {
         *("errors", "config", "files", "video", "motion", "clips", "masking", "pipelines"),
@@ -51,8 +54,8 @@ LIBRARIES = {
     ),
     "deepspeed": ("mgm_dali/training/engine.py",),
     "nvidia": (
-        *("pipelines/graph.py", "pipelines/loader.py", "mgm_dali/doctor.py"),
-        "mgm_dali/motion/optical_flow.py",
+        *("pipelines/graph.py", "pipelines/stream.py", "pipelines/rand_augment.py"),
+        *("mgm_dali/doctor.py", "mgm_dali/motion/optical_flow.py"),
     ),
     "cv2": ("mgm_dali/motion/dis_flow.py",),
     "torchvision": ("mgm_dali/torchvision_ops.py", "mgm_dali/motion/raft.py"),
@@ -62,7 +65,10 @@ LIBRARIES = {
     "typer": ("mgm_dali/cli.py",),
     "pickle": ("models/weight_files.py",),  # to name its errors; nothing is unpickled by it
 }
-TORCH_FREE = ("mgm_dali/video", "mgm_dali/motion", "mgm_dali/clips", "pipelines/feed.py")
+TORCH_FREE = (
+    *("mgm_dali/video", "mgm_dali/motion", "mgm_dali/clips"),
+    *("pipelines/feed.py", "pipelines/pool.py", "pipelines/share.py", "pipelines/slots.py"),
+)
 TORCH_WHEN_CALLED = ("mgm_dali/motion/raft.py",)  # imports it inside functions alone
 
 

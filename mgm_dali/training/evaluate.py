@@ -79,8 +79,10 @@ def evaluate_network(
     `loaded` says where its weights come from.
     """
     share = Share(config.evaluation.batch_size, world.rank, world.size)
-    loader = ClipLoader(config, "evaluate", share, needs_motion=False)
-    with RunLog(config.output_dir, world.rank, len(loader)) as log:
+    with (
+        ClipLoader(config, "evaluate", share, needs_motion=False) as loader,
+        RunLog(config.output_dir, world.rank, len(loader)) as log,
+    ):
         log.line(f"evaluating on {loader.manifest.path}; {loader.placement.reason}")
         log.line(f"weights    {loaded}")
         sums = world.sum(_summed_views(config, network.to(world.device).eval(), loader, log))

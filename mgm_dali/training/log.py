@@ -7,6 +7,7 @@ RUN/skipped.csv      path,reason of clips that could not be read
 import contextlib
 import csv
 import io
+import logging
 import sys
 import time
 from collections.abc import Iterable
@@ -19,15 +20,20 @@ from typing_extensions import Self
 
 __all__ = ["RunLog"]
 
+_LOGGER = logging.getLogger("mgm_dali")
+
 
 class RunLog:
-    """The log of one run; only the first rank speaks, but any rank may add to skipped.csv."""
+    """The log of one run; only the first rank speaks, but any rank may add to skipped.csv.
+
+    While it is open, what the project's parts say through `logging` goes through it.
+    """
 
     def __init__(self, folder: Path, rank: int, total: int, done: int = 0) -> None:
         """`total` and `done` are the length and the start of the progress bar."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._speaks = rank == 0
+        self._rank = rank
         self._skipped_before: set[str] = set()
         self._console = Console(stderr=True)
         self._progress = Progress(
@@ -36,34 +42,43 @@ class RunLog:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not (self._speaks and sys.stderr.isatty()),
+            disable=rank > 0 or not sys.stderr.isatty(),
         )
         self._task = self._progress.add_task("", total=total, completed=done)
+        self._handler = _Handler(self)
 
     def __enter__(self) -> Self:
         self._progress.start()
+        _LOGGER.addHandler(self._handler)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _LOGGER.removeHandler(self._handler)
         self._progress.stop()
 
     def line(self, text: str) -> None:
         """One line for people, on the console and in train.log."""
-        if not self._speaks:
-            return
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        with _open_text(self._folder / "train.log", "a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        if self._rank == 0:
+            self._write(text)
+
+    def warn(self, text: str) -> None:
+        """A line that any rank may say."""
+        if self._rank:
+            self._write(f"rank {self._rank}: {text}")
+        else:
+            self._write(text)
 
     def advance(self, done: int, description: str = "") -> None:
         """Moves the progress bar."""
         self._progress.update(self._task, completed=done, description=description)
 
-    def skipped(self, clips: Iterable[tuple[Path, str]]) -> None:
-        """Adds this rank's unreadable clips to skipped.csv, each file once.
+    def _write(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with _open_text(self._folder / "train.log", "a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-        The first rank also says its own aloud; the number in each step's line counts all ranks'.
-        """
+    def skipped(self, clips: Iterable[tuple[Path, str]]) -> None:
+        """Adds this rank's unreadable clips to skipped.csv, each file once."""
         new = {str(path): reason for path, reason in clips if str(path) not in self._skipped_before}
         if not new:
             return
@@ -75,8 +90,17 @@ class RunLog:
             file.write("path,reason\n")
         with _open_text(table, "a") as file:
             file.write(rows.getvalue())  # one write: ranks do not mix their lines
-        for path, reason in new.items():
-            self.line(f"skipped {path}: {reason}")
+
+
+class _Handler(logging.Handler):
+    """What the project's parts say through `logging` becomes lines of the run."""
+
+    def __init__(self, log: RunLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warn(record.getMessage())
 
 
 def _open_text(path: Path, mode: str) -> TextIO:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,30 +57,33 @@ def train(config: RunConfig, task: Task, world: World) -> Path:
     """
     run, training = config.output_dir, config.training
     global_batch = training.batch_size * training.accumulate_steps * world.size
-    with run_folder(run, config, world):
+    with ExitStack() as stack:
+        stack.enter_context(run_folder(run, config, world))
         warnings: list[str] = []
         found = find_checkpoint(run, warnings.append)
         first_step = found[1].step if found else 0
         first_forward = first_step * training.accumulate_steps
         share = Share(training.batch_size, world.rank, world.size, first_forward)
-        loader = ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
+        loader = stack.enter_context(
+            ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
+        )
         manifest = checksum(loader.manifest.path)
         position = Position(first_step, task.stage, world.size, global_batch, manifest)
         if found:
             _require_same(found[0], found[1], position)
-        steps = total_steps(training, len(loader.manifest), global_batch)
+        steps = total_steps(training, loader.clips_per_epoch, global_batch)
         engine = Engine(task.network, task.groups, config, world)
-        log = RunLog(run, world.rank, steps, first_step)
-        with log, MetricsFile(run, first_step, active=world.is_first) as metrics:
-            for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
-                log.line(text)
-            if found:
-                engine.load(found[0])
-                log.line(f"resumed behind step {first_step} from {found[0]}")
-            try:
-                _Loop(config, task, engine, loader, log, metrics).run(position, steps)
-            finally:
-                log.skipped((clip.path, clip.reason) for clip in loader.skipped)
+        log = stack.enter_context(RunLog(run, world.rank, steps, first_step))
+        metrics = stack.enter_context(MetricsFile(run, first_step, active=world.is_first))
+        for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
+            log.line(text)
+        if found:
+            engine.load(found[0])
+            log.line(f"resumed behind step {first_step} from {found[0]}")
+        try:
+            _Loop(config, task, engine, loader, log, metrics).run(position, steps)
+        finally:
+            log.skipped((clip.path, clip.reason) for clip in loader.skipped)
     return run / "weights" / f"step-{max(first_step, steps)}.safetensors"
 
 
@@ -98,11 +102,10 @@ class _Loop:
         self.config, self.task, self.engine = config, task, engine
         self.loader, self.log, self.metrics = loader, log, metrics
         self.world = engine.world
-        self.num_videos = len(loader.manifest)
         training = config.training
         self.global_batch = training.batch_size * training.accumulate_steps * self.world.size
         self.schedule = cosine_schedule(
-            engine.parameter_groups, training, self.num_videos, self.global_batch
+            engine.parameter_groups, training, loader.clips_per_epoch, self.global_batch
         )
         self.rows: list[Tensor] = []
         """Manifest rows of the newest clips, to name them if something goes wrong."""
@@ -118,7 +121,7 @@ class _Loop:
     def run(self, position: Position, steps: int) -> None:
         """Optimiser steps from `position` on, until `steps` are done."""
         training = self.config.training
-        batches = iter(self.loader)
+        batches = self.loader.endless()
         for step in range(position.step, steps):
             seed_step(self.config.seed, step, self.world.rank)
             self.schedule.step_update(step)
@@ -153,8 +156,9 @@ class _Loop:
         self.world.require(self.loader.problem)
         losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
         losses = losses / self.world.size
-        counted = torch.tensor([float(len(self.loader.skipped))], device=self.world.device)
-        skipped = int(self.world.sum(counted))
+        counted = [float(len(self.loader.skipped)), float(self.loader.restarts)]
+        sums = self.world.sum(torch.tensor(counted, device=self.world.device)).tolist()
+        skipped, restarts = (int(number) for number in sums)
         self.log.skipped((clip.path, clip.reason) for clip in self.loader.skipped)
         seconds = time.perf_counter() - self.started
         speed = len(self.pending) * self.global_batch / seconds
@@ -163,13 +167,14 @@ class _Loop:
             self.metrics.write(
                 {
                     "step": step,
-                    "epoch": step * self.global_batch / self.num_videos,
+                    "epoch": step * self.global_batch / self.loader.clips_per_epoch,
                     "loss": loss,
                     "lr": lr,
                     "grad_norm": float(norm),
                     "clips_per_second": speed,
                     "data_wait_share": wait,
                     "skipped_clips": skipped,
+                    "loader_restarts": restarts,
                 }
             )
             self._require_finite(step, loss)
@@ -202,6 +207,7 @@ def _opening_lines(
 ) -> list[str]:
     """What runs where and why."""
     training, place, videos = config.training, loader.placement, len(loader.manifest)
+    epoch = loader.clips_per_epoch
     batch = training.batch_size * training.accumulate_steps * world.size
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
     return [
@@ -212,7 +218,7 @@ def _opening_lines(
         *task.description,
         f"batch      {batch} clips a step = {training.batch_size} x {training.accumulate_steps} "
         f"accumulated x {world.size} rank(s); peak lr {peak_lr(training.base_lr, batch):.2e}",
-        f"length     {steps} steps = {steps * batch / videos:.1f} epochs of {videos} clips",
+        f"length     {steps} steps = {steps * batch / epoch:.1f} epochs of {epoch} clips",
     ]
 
 

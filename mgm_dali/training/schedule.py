@@ -11,11 +11,11 @@ from mgm_dali.config import TrainingConfig
 __all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps"]
 
 
-def total_steps(config: TrainingConfig, num_videos: int, global_batch: int) -> int:
+def total_steps(config: TrainingConfig, clips_per_epoch: int, global_batch: int) -> int:
     """Optimiser steps of the whole run; the last batch may reach into the next epoch."""
     if config.max_steps is not None:
         return config.max_steps
-    return math.ceil(config.epochs * num_videos / global_batch)
+    return math.ceil(config.epochs * clips_per_epoch / global_batch)
 
 
 def peak_lr(base_lr: float, global_batch: int) -> float:
@@ -24,15 +24,15 @@ def peak_lr(base_lr: float, global_batch: int) -> float:
 
 
 def cosine_schedule(
-    groups: list[dict[str, object]], config: TrainingConfig, num_videos: int, global_batch: int
+    groups: list[dict[str, object]], config: TrainingConfig, clips_per_epoch: int, global_batch: int
 ) -> CosineLRScheduler:
     """Linear warm-up from 0, then a cosine to `min_lr`; `step_update(step)` writes the groups' lr.
 
     It keeps no state of its own: what it writes depends on the step alone, so a resumed run goes
     on exactly. A group's `lr_scale` multiplies the rate.
     """
-    steps = total_steps(config, num_videos, global_batch)
-    warmup = min(round(config.warmup_epochs * num_videos / global_batch), steps // 2)
+    steps = total_steps(config, clips_per_epoch, global_batch)
+    warmup = min(round(config.warmup_epochs * clips_per_epoch / global_batch), steps // 2)
     for group in groups:
         group["lr"] = peak_lr(config.base_lr, global_batch)
     return CosineLRScheduler(

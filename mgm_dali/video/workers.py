@@ -17,12 +17,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from mgm_dali.errors import UserError
 from mgm_dali.video.opening import VideoError
 
-__all__ = ["Failure", "leave_with_parent", "reason_of", "run_in_workers"]
+__all__ = ["Failure", "Worker", "leave_with_parent", "reason_of", "run_in_workers", "with_news"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +33,8 @@ class Failure:
     """An item that has no result, and why."""
 
     reason: str
+    cause: Literal["raised", "died", "hung"] = "raised"
+    """What the process did; if it is not the first, it is no more."""
 
 
 def run_in_workers(
@@ -52,14 +54,14 @@ def run_in_workers(
     Raises `UserError` if a process ends before it has begun to work.
     """
     places = iter(range(len(items)))
-    workers = [_Worker(function) for _ in range(min(max(num_workers, 1), len(items)))]
+    workers = [Worker(function) for _ in range(min(max(num_workers, 1), len(items)))]
     try:
         for worker in workers:
             place = next(places)
             worker.give(place, items[place], seconds_allowed(items[place]))
         busy = list(workers)
         while busy:
-            for worker in _with_news(busy):
+            for worker in with_news(busy):
                 outcome = worker.outcome()
                 if not outcome:
                     continue
@@ -89,7 +91,7 @@ def leave_with_parent() -> None:
         os._exit(1)
 
 
-class _Worker(Generic[Item, Result]):
+class Worker(Generic[Item, Result]):
     """One process, started anew whenever it was lost, and the item that it has in hand."""
 
     def __init__(self, function: Callable[[Item], Result]) -> None:
@@ -114,7 +116,7 @@ class _Worker(Generic[Item, Result]):
         assert self.connection is not None
         if not self.connection.poll():
             self.stop()
-            return (Failure(f"not done after {self._seconds:g} s; it was given up"),)
+            return (Failure(f"not done after {self._seconds:g} s; it was given up", "hung"),)
         try:
             message: tuple[Result | Failure] | tuple[()] = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -140,13 +142,14 @@ class _Worker(Generic[Item, Result]):
     def _start(self) -> "Connection[Any, Any]":
         # Spawned, not forked: the caller may hold threads and locks of torch or DALI.
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        connection, theirs = context.Pipe()
         # It would start in the folder in which this process once did.
         arguments = (self.function, theirs, Path.cwd())
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
-        self.process.start()
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
         theirs.close()  # so that the death of the process closes the pipe
-        return self.connection
+        self.connection, self.process = connection, process
+        return connection
 
     def _lost(self) -> Failure:
         assert self.process is not None
@@ -159,15 +162,22 @@ class _Worker(Generic[Item, Result]):
                 'message is above. A script must start its work below `if __name__ == "__main__":`'
             )
         if status is not None and status < 0:
-            return Failure(f"the process that read it was killed by {_signal_name(-status)}")
-        return Failure(f"the process that read it ended with status {status}")
+            killer = _signal_name(-status)
+            return Failure(f"the process that read it was killed by {killer}", "died")
+        return Failure(f"the process that read it ended with status {status}", "died")
 
 
-def _with_news(workers: Sequence[_Worker[Item, Result]]) -> list[_Worker[Item, Result]]:
-    """Waits for workers that have sent something, have died, or are overdue."""
-    deadline = min(worker.deadline for worker in workers)
+def with_news(
+    workers: Sequence[Worker[Item, Result]], bell: int | None = None
+) -> list[Worker[Item, Result]]:
+    """Waits for workers that have sent something, have died, or are overdue.
+
+    Returns as soon as something can be read of `bell` too, a file descriptor.
+    """
+    deadline = min((worker.deadline for worker in workers), default=math.inf)
     patience = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
-    heard = wait([worker.connection for worker in workers if worker.connection], patience)
+    connections = [worker.connection for worker in workers if worker.connection]
+    heard = wait(connections if bell is None else [*connections, bell], patience)
     now = time.monotonic()
     return [worker for worker in workers if worker.connection in heard or worker.deadline <= now]
 
