@@ -11,7 +11,7 @@ VIDEOS ?=
 PEERS ?= .peers
 READY = $(VENV)/ready
 
-.PHONY: demo test test-slow test-gpu check format bench bench-motion wheel clean
+.PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -34,10 +34,13 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: bench-motion
+bench: bench-motion bench-loader
 
 bench-motion: $(READY)
 	$(VENV)/bin/python benchmarks/motion.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
+
+bench-loader: $(READY)
+	$(VENV)/bin/python benchmarks/loader.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
 
 wheel: $(READY)
 	$(VENV)/bin/pip wheel --no-deps --wheel-dir dist .

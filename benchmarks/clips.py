@@ -1,4 +1,4 @@
-"""What is measured on: the videos that the user names, or three that are made for it."""
+"""What is measured on: the videos that the user names, or some that are made for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,16 +22,17 @@ MADE_FRAMES = 300
 MADE_WIDTH, MADE_HEIGHT = 340, 256
 
 
-def make_videos(folder: Path) -> list[Path]:
-    """Three videos of 300 frames with x264's default settings, as Kinetics is often kept."""
+def make_videos(folder: Path, num_videos: int = len(MADE_CLASSES)) -> list[Path]:
+    """Videos of 300 frames with x264's default settings, as Kinetics is often kept."""
     paths = []
-    for seed, name in enumerate(MADE_CLASSES):
+    for seed in range(num_videos):
+        name = MADE_CLASSES[seed % len(MADE_CLASSES)]
         assert name in DEMO_CLASSES
         # A multiple of 16 that holds the picture; what is above and below it is cut.
         scene = draw_video(name, 352, np.random.default_rng(seed))
         top = (352 - MADE_HEIGHT) // 2
         scene = scene[:, top : top + MADE_HEIGHT, :MADE_WIDTH]
-        paths.append(folder / f"made_{name}.mp4")
+        paths.append(folder / f"made_{seed}_{name}.mp4")
         _encode(paths[-1], scene)
     return paths
 

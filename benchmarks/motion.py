@@ -8,27 +8,21 @@ rounds; beside them stand the lowest and the highest of a single round.
 """
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from clips import clip_jobs, make_videos, open_videos, whole_jobs
-from contenders import WHOLE_VIDEO, clip_contenders, judge
-from machine import describe
+from command import add_common_options, parse, run
+from contenders import GOALS, WHOLE_VIDEO, clip_contenders, judge
 from peers import PEERS, Worker, start
 from rich.console import Console
 from rounds import Timings, run_rounds
 from tables import print_goals, print_section, print_store
 
 from mgm_dali.data_commands import progress_bar
-from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
 from mgm_dali.video.manifest import Video, write_manifest
 
 GOAL_SIZE, GOAL_CODEC = (340, 256), "h264"
@@ -37,19 +31,7 @@ MAX_FILLS = 3
 
 def main() -> None:
     """Measures, prints tables, and writes all numbers to a file if asked."""
-    options = _options()
-    # A pipe or a file has no width: nothing is folded there.
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    numbers = {**describe(), "options": vars(options)}
-    try:
-        with TemporaryDirectory(prefix="mgm-dali-bench-") as folder:
-            numbers |= _measure(console, options, Path(folder))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    numbers["load_at_end"] = os.getloadavg()
-    if options.json:
-        write_whole(options.json, json.dumps(numbers, indent=1, default=str) + "\n")
-        console.print(f"Every round is in {options.json}", markup=False)
+    run(_options(), _measure)
 
 
 def _options() -> argparse.Namespace:
@@ -62,14 +44,8 @@ def _options() -> argparse.Namespace:
     add("--rounds", type=int, default=7, help="beside a first one that is not counted")
     add("--clips-per-video", type=int, default=2, help="places, drawn once")
     add("--seed", type=int, default=0, help="of the places")
-    add("--peers", type=Path, default=Path(__file__).parents[1] / ".peers", help="installed there")
-    add("--no-peers", action="store_true", help="ours and PyAV alone")
-    add("--json", type=Path, help="file for all numbers")
-    options = parser.parse_args()
-    for name in ("most_videos", "rounds", "clips_per_video"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: found {getattr(options, name)}, at least 1")
-    return options
+    add_common_options(parser)
+    return parse(parser, ("most_videos", "rounds", "clips_per_video"))
 
 
 def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -96,22 +72,15 @@ def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dic
     print_store(console, store)
     alike = {v.path for v in videos if ((v.width, v.height), v.codec) == (GOAL_SIZE, GOAL_CODEC)}
     chosen = {name: [j.name for j in listed if j.path in alike] for name, listed in jobs.items()}
-    verdicts = list(judge(timings, chosen))
-    print_goals(console, verdicts, len(alike), len(videos))
+    verdicts = list(judge(GOALS, timings, chosen))
+    of_these = f"the {len(alike)} of {len(videos)} videos that are H.264 of 340x256"
+    print_goals(console, f"goals: CPU time on {of_these}", verdicts)
     return {
         "videos": [asdict(video) for video in videos],
         "peers": {name: peer.requirement for name, peer in PEERS.items()},
         "store": store,
         "timings": {name: asdict(measured) for name, measured in timings.items()},
-        "goals": [
-            {
-                "ratio": str(v.goal),
-                "goal": v.goal.bound,
-                "found": v.ratio and asdict(v.ratio),
-                "is_met": v.is_met,
-            }
-            for v in verdicts
-        ],
+        "goals": [verdict.as_dict() for verdict in verdicts],
     }
 
 

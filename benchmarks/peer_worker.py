@@ -187,8 +187,9 @@ TASKS: dict[str, Callable[..., Timed]] = {
 }
 
 
-def measure(run: Timed) -> dict[str, float]:
+def measure(task: str, arguments: dict[str, Any]) -> dict[str, float]:
     """CPU seconds of this process, all of its threads, and of child processes that have ended."""
+    run = TASKS[task](**arguments)
     gc.collect()
     wall_start, cpu_start = time.perf_counter(), _cpu_seconds()
     frames = run()
@@ -208,21 +209,21 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def main() -> None:
-    """Answers until stdin ends."""
-    # Libraries asked for as many threads as there are cores find one.
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+def answer_orders(measure: Callable[[str, dict[str, Any]], dict[str, float]]) -> None:
+    """Answers until stdin ends; `measure` is given the task and its arguments."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not pass for an answer
     for line in sys.stdin:
         order = json.loads(line)
         answer: dict[str, Any]
         try:
-            answer = measure(TASKS[order["task"]](**order["arguments"]))
+            answer = measure(order["task"], order["arguments"])
         except Exception as error:
             answer = {"error": _reason(error)}
         answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    # Libraries asked for as many threads as there are cores find one.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    answer_orders(measure)

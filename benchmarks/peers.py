@@ -1,6 +1,6 @@
 """The other libraries, each in an environment of its own, and the processes in which all are timed.
 
-    PEERS_FOLDER/decord/bin/python    has decord alone
+    PEERS_FOLDER/decord/bin/python    has decord, and behind it what the project has
     PEERS_FOLDER/decord/filled        what was installed; written last, so a torn one is made anew
 
 The project's own environment gets nothing.
@@ -38,7 +38,7 @@ class Peer:
     """A library and how its environment is made."""
 
     requirement: str
-    borrows_torch: bool = False
+    borrows_packages: bool = False
     """Sees the project's packages behind its own: a PyTorch for each would take gigabytes."""
     borrows_ffmpeg: bool = False
     """Has no FFmpeg and takes what the machine has: gets PyAV's, so that both decode alike."""
@@ -46,18 +46,21 @@ class Peer:
 
 PEERS: dict[str, Peer] = {
     "mv-extractor": Peer("motion-vector-extractor==2.0.0"),
-    "decord": Peer("decord==0.6.0"),
+    "decord": Peer("decord==0.6.0", borrows_packages=True),
     # From 0.14 on, the files on the package index are linked against CUDA.
-    "torchcodec": Peer("torchcodec==0.13.0", borrows_torch=True, borrows_ffmpeg=True),
+    "torchcodec": Peer("torchcodec==0.13.0", borrows_packages=True, borrows_ffmpeg=True),
 }
 
 
 class Worker:
     """A process that times tasks, started anew after it was lost; `close` it in the end."""
 
-    def __init__(self, python: Path, environment: dict[str, str], problem: str = "") -> None:
+    def __init__(
+        self, python: Path, environment: dict[str, str], problem: str = "", script: Path = WORKER
+    ) -> None:
         """`problem` is why there can be no process; every task is answered with it."""
         self._python = python
+        self._script = script
         self._environment = environment
         self._problem = problem
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,7 +111,7 @@ class Worker:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [self._python, WORKER],
+            [self._python, self._script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -116,24 +119,24 @@ class Worker:
         )
 
 
-def start(name: str, folder: Path, say: Callable[[str], None]) -> Worker:
+def start(name: str, folder: Path, say: Callable[[str], None], script: Path = WORKER) -> Worker:
     """A worker for a peer, installed below `folder` if need be; any other name is the project's."""
     if name not in PEERS:
-        return Worker(Path(sys.executable), {})
+        return Worker(Path(sys.executable), {}, script=script)
     peer, own = PEERS[name], folder.absolute() / name
     python, filled = own / "bin/python", own / "filled"
-    if not filled.exists() or filled.read_text() != peer.requirement:
+    if not filled.exists() or filled.read_text() != str(peer):
         say(f"installing {peer.requirement} into {own}")
         if problem := _install(peer, own, python):
             return Worker(python, {}, problem)
-        filled.write_text(peer.requirement)
+        filled.write_text(str(peer))
     environment = {"LD_LIBRARY_PATH": _ffmpeg_of_pyav(own)} if peer.borrows_ffmpeg else {}
-    return Worker(python, environment)
+    return Worker(python, environment, script=script)
 
 
 def _install(peer: Peer, folder: Path, python: Path) -> str:
     """Why it did not succeed, or nothing."""
-    options = ["--no-deps"] if peer.borrows_torch else []
+    options = ["--no-deps"] if peer.borrows_packages else []
     venv.create(folder, with_pip=True, clear=True)
     done = subprocess.run(
         [python, "-m", "pip", "install", "--only-binary=:all:", *options, peer.requirement],
@@ -143,7 +146,7 @@ def _install(peer: Peer, folder: Path, python: Path) -> str:
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         return f"pip install {peer.requirement}: {said[-1] if said else done.stderr[-200:]}"
-    if peer.borrows_torch:
+    if peer.borrows_packages:
         (packages,) = folder.glob("lib/python*/site-packages")
         (packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return ""

@@ -1,6 +1,6 @@
 """Measurements as tables for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rounds import Contender, Job, Ratio, Timings
 
-__all__ = ["print_goals", "print_section", "print_store"]
+__all__ = ["print_goals", "print_loaders", "print_section", "print_store"]
 
 
 def print_section(
@@ -42,13 +42,49 @@ def print_store(console: Console, store: dict[str, Any]) -> None:
     )
 
 
-def print_goals(console: Console, verdicts: Iterable[Verdict], num_alike: int, total: int) -> None:
-    """What was hoped of ours, and what was found."""
-    table = Table(
-        title=f"goals, on the {num_alike} of {total} videos that are H.264 of 340x256",
-        title_justify="left",
+def print_loaders(
+    console: Console,
+    timings: Mapping[str, Timings],
+    contenders: Sequence[Contender],
+    num_clips: int,
+) -> None:
+    """One row a loader; ratios are of CPU time, to the first of them."""
+    cpu, wall, first = (timings[name] for name in ("CPU time", "wall time", "first batch"))
+    shown = [c.label for c in contenders if c.label in cpu.seconds]
+    table = Table(title="loaders: medians", title_justify="left")
+    table.add_column("", no_wrap=True)
+    columns = (
+        "clips/s",
+        "most",
+        "CPU ms a clip",
+        "least",
+        "x first",
+        "single rounds",
+        "s to start",
     )
-    for name in ("CPU time", "goal", "found", "single rounds", ""):
+    for name in columns:
+        table.add_column(name, justify="right")
+    for label in shown:
+        seconds = cpu.seconds[label]["clips"]
+        table.add_row(
+            label,
+            f"{num_clips / median(wall.seconds[label]['clips']):.1f}",
+            f"{num_clips / min(wall.seconds[label]['clips']):.1f}",
+            f"{median(seconds) / num_clips * 1e3:.1f}",
+            f"{min(seconds) / num_clips * 1e3:.1f}",
+            *_ratio_cells(cpu.ratio(label, shown[0], ["clips"])),
+            f"{median(first.seconds[label]['clips']):.1f}",
+        )
+    console.print(table)
+    for line in _failures(cpu, num_jobs=1):
+        console.print(f"  {line}", markup=False)
+    console.print()
+
+
+def print_goals(console: Console, title: str, verdicts: Iterable[Verdict]) -> None:
+    """What was hoped of ours, and what was found."""
+    table = Table(title=title, title_justify="left")
+    for name in ("ratio", "goal", "found", "single rounds", ""):
         table.add_column(name)
     for verdict in verdicts:
         found = "not measured" if verdict.ratio is None else "met" if verdict.is_met else "NOT MET"

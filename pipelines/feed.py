@@ -9,6 +9,8 @@ chosen by the clip's own draw, and the reason travels with the sample. A file on
 crashes or hangs is refused after that (`pool.py`), and has a stand-in too.
 """
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,7 @@ from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.reader import VideoError, read_frames
 from mgm_dali.video.workers import reason_of
 
-__all__ = ["OUTPUTS", "ClipFeed"]
+__all__ = ["NO_FILE", "OUTPUTS", "ClipFeed"]
 
 OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
     "pixels",  # uint8 [T, H, W, 3] decoded frames, or uint8 [bytes] of the file for NVDEC
@@ -46,6 +48,8 @@ OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment i
 )
 REASON_BYTES = 256
 STAND_IN_TRIES = 16
+NO_FILE = np.zeros(1, np.uint8)
+"""What a decoder in the graph gets where there is nothing to decode."""
 
 
 class ClipFeed:
@@ -79,6 +83,12 @@ class ClipFeed:
         """Rows that must not be read, and why: their files have ended a process."""
         self.reading: Callable[[int], object] | None = None
         """Is told of each row before its file is opened."""
+
+    def at(self, forward: int) -> "ClipFeed":
+        """The same feed, beginning at another forward pass; what one refuses, so does the other."""
+        other = copy.copy(self)
+        other.share = dataclasses.replace(self.share, first_forward=forward)
+        return other
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -229,11 +239,11 @@ class ClipFeed:
     def _blank(self, decoding: Decoding, reason: str) -> tuple[NDArray[Any], ...]:
         """Black clips, so that the batch has its shape while the loader stops the run.
 
-        A decoder in the graph cannot be given one: it will refuse the empty file, and say so.
+        A decoder in the graph cannot be given one: it will refuse what it gets, and say so.
         """
         video = self.manifest[decoding.row]
         shape = (len(decoding.frames), video.height, video.width, 3)
-        pixels = np.zeros((1,) if self.encoded else shape, np.uint8)
+        pixels = NO_FILE if self.encoded else np.zeros(shape, np.uint8)
         motion = no_motion(len(decoding.frames), video.width, video.height)
         return self._arrays(decoding, decoding.row, pixels, motion, reason)
 

@@ -22,11 +22,9 @@ from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.placement import Placement
 from mgm_dali.pipelines.pool import Batch
 from mgm_dali.pipelines.rand_augment import rand_augment
+from mgm_dali.pipelines.resize import CUTTERS, Box
 
-__all__ = ["GRAPH_OUTPUTS", "clip_pipeline"]
-
-Box = tuple[DataNode, DataNode]
-"""(top, left) and (bottom, right) in source pixels, float32 `[2]` a sample."""
+__all__ = ["GRAPH_OUTPUTS", "clip_pipeline", "external_source"]
 
 GRAPH_OUTPUTS = ("video", "motion", "motion_valid", "facts", "reason")
 
@@ -56,7 +54,7 @@ def clip_pipeline(feed: ClipFeed, placement: Placement, batches: Iterator[Batch]
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataNode, ...]:
     """The operators; what is below depends on the feed and the device, not on any clip."""
-    sent = _read(feed, batches)
+    sent = external_source(feed, batches)
     if feed.encoded:
         # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
         decoder = "mixed" if device == "cuda" else "cpu"
@@ -75,8 +73,8 @@ def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataN
             changed = rand_augment(
                 pixels, sent["operations"][clip], sent["levels"][clip], feed.layers
             )
-        videos.append(_crop_video(changed, box, size))
-        motions.append(_crop_motion(motion, box, size // CELL_PIXELS) * scale[clip])
+        videos.append(_normalised(CUTTERS[device](changed, box, size)))
+        motions.append(_cut_motion(motion, box, size // CELL_PIXELS) * scale[clip])
     valid = _on(device, sent["motion_valid"])
     return _in_a_row(videos), _in_a_row(motions), valid, sent["facts"], sent["reason"]
 
@@ -103,7 +101,7 @@ KINDS = {
 
 # Plain Python: DALI would rewrite it to look for conditions on data.
 @do_not_convert  # type: ignore[untyped-decorator]
-def _read(feed: ClipFeed, batches: Iterator[Batch]) -> dict[str, DataNode]:
+def external_source(feed: ClipFeed, batches: Iterator[Batch]) -> dict[str, DataNode]:
     """The external-source operator: the feed's outputs by name."""
     kinds = dict(KINDS, pixels=(types.UINT8, 1, "")) if feed.encoded else KINDS
     dtypes, ndims, layouts = zip(*(kinds[name] for name in feed.outputs), strict=True)
@@ -118,19 +116,10 @@ def _read(feed: ClipFeed, batches: Iterator[Batch]) -> dict[str, DataNode]:
     return dict(zip(feed.outputs, nodes, strict=True))
 
 
-def _crop_video(pixels: DataNode, box: Box, size: int) -> DataNode:
-    """uint8 FHWC to normalised float32 CFHW of `size` x `size`; a box run backwards mirrors."""
-    start, end = box
-    resized = fn.resize(
-        pixels,
-        roi_start=start,
-        roi_end=end,
-        size=(size, size),
-        interp_type=types.INTERP_LINEAR,
-        antialias=False,
-    )
+def _normalised(frames: DataNode) -> DataNode:
+    """uint8 FHWC to float32 CFHW."""
     return fn.crop_mirror_normalize(
-        resized,
+        frames,
         dtype=types.FLOAT,
         output_layout="CFHW",
         mean=[255 * value for value in IMAGENET_MEAN],
@@ -138,7 +127,7 @@ def _crop_video(pixels: DataNode, box: Box, size: int) -> DataNode:
     )
 
 
-def _crop_motion(motion: DataNode, box: Box, cells: int) -> DataNode:
+def _cut_motion(motion: DataNode, box: Box, cells: int) -> DataNode:
     """int16 vectors on the source's 8x8 cells to float32 on the crop's own, values untouched.
 
     Nearest neighbour, because a vector between two others is the motion of neither.

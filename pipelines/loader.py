@@ -21,7 +21,7 @@ from mgm_dali.motion.store import MotionStore
 from mgm_dali.pipelines.erasing import erase
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.placement import choose_placement
-from mgm_dali.pipelines.recovery import last_line, refused_by_decoder
+from mgm_dali.pipelines.recovery import cause_of, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.pipelines.stream import Stream
 from mgm_dali.video.manifest import Manifest, read_manifest
@@ -192,8 +192,7 @@ class ClipLoader:
         while True:
             try:
                 if self._stream is None:
-                    self._feed.share = dataclasses.replace(self.share, first_forward=self.forward)
-                    self._stream = Stream(self._feed, self.placement)
+                    self._stream = Stream(self._feed.at(self.forward), self.placement)
                 return next(self._stream)
             except RuntimeError as error:
                 self._recover(error)
@@ -203,11 +202,10 @@ class ClipLoader:
         self.close()
         refused: dict[int, str] = {}
         if self._feed.encoded:
-            self._feed.share = dataclasses.replace(self.share, first_forward=self.forward)
-            refused = refused_by_decoder(self._feed, self.placement)
+            refused = refused_by_decoder(self._feed.at(self.forward), self.placement)
         if not refused.keys() - self._feed.refused.keys():
             raise UserError(
-                f"DALI's pipeline stopped: {last_line(error)}; `mgm-dali doctor` says what this "
+                f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
                 "machine has, and decode=cpu decodes without NVDEC"
             ) from error
         self._feed.refused.update(refused)

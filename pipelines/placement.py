@@ -101,6 +101,8 @@ def _choose_decoder(
         return "cpu", "cpu decoding by PyAV: live vectors need a CPU decode anyway"
     if not has_nvdec():
         return "cpu", "cpu decoding by PyAV: the driver's video decoder, libnvcuvid, is not there"
+    if b".avi" in manifest.path_bytes.tobytes().lower():
+        return "cpu", "cpu decoding by PyAV: NVDEC would number the frames of AVI files otherwise"
     smallest = int(min(manifest.widths.min(), manifest.heights.min()))
     if not set(manifest.codec_names) <= NVDEC_CODECS or smallest < NVDEC_SMALLEST_PIXELS:
         return "cpu", "cpu decoding by PyAV: some videos have a codec or size NVDEC may refuse"

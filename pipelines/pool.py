@@ -139,6 +139,7 @@ class _Readers:
         os.eventfd_write(self._bell, 1)
         if threading.current_thread() is not self._thread:  # a collector runs anywhere
             self._thread.join()
+            os.close(self._bell)
 
     def next_batch(self) -> Batch:
         first, end = self._taken, self._taken + self._count
@@ -184,13 +185,13 @@ class _Readers:
             for worker in self._workers:
                 worker.stop()
             self._slots.close()
-            os.close(self._bell)
 
     def _next_place(self) -> int | None:
         """What is to be read next, if there is room for it."""
         if self._again:
             return self._again.pop(0)
-        end = self._free + self._num_slots
+        with self._news:
+            end = self._free + self._num_slots
         if self._feed.num_places is not None:
             end = min(end, self._feed.num_places)
         if self._next >= end:

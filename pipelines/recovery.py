@@ -4,25 +4,31 @@ Worker processes that die or hang are `pool.py`'s affair, which knows what each 
 decoder in the graph takes a whole batch and fails as a whole; so each file is tried alone.
 """
 
-from mgm_dali.pipelines.feed import ClipFeed
+from itertools import pairwise
+
+from mgm_dali.errors import UserError
+from mgm_dali.pipelines.feed import NO_FILE, ClipFeed
 from mgm_dali.pipelines.graph import clip_pipeline
 from mgm_dali.pipelines.placement import Placement
 from mgm_dali.pipelines.pool import read_here
 from mgm_dali.pipelines.share import Share
 
-__all__ = ["last_line", "refused_by_decoder"]
+__all__ = ["cause_of", "refused_by_decoder"]
+
+FEW = 3
+"""So many files of a batch may all be bad; more point to the decoder."""
 
 
 def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
     """Rows of the feed's first batch that the graph cannot decode, and why.
 
-    Empty if it is nothing but the files: if all of several are refused, or none is.
+    Raises `UserError` if that is every one of many: then it is not the files.
     """
     data = feed.config.data.model_copy(update={"num_workers": 0, "prefetch_batches": 1})
     config = feed.config.model_copy(update={"data": data})
     refused: dict[int, str] = {}
-    count = feed.decodings_per_batch
-    for place in range(count):
+    tried: set[int] = set()
+    for place in range(feed.decodings_per_batch):
         read: list[int] = []
         alone = ClipFeed(
             feed.manifest,
@@ -33,15 +39,30 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
             encoded=feed.encoded,
         )
         alone.refused, alone.reading = feed.refused, read.append
-        if alone.num_places == 0:
+        batch = next(read_here(alone), None)
+        if batch is None:
             break  # behind the last view of an evaluation
+        if batch[alone.outputs.index("pixels")][0].size == NO_FILE.size:
+            continue  # nothing could be read, which is another story
+        tried.add(read[-1])
         try:
-            clip_pipeline(alone, placement, read_here(alone)).run()
+            clip_pipeline(alone, placement, iter([batch])).run()
         except RuntimeError as error:
-            refused[read[-1]] = f"the decoder refuses it: {last_line(error)}"
-    return {} if len(refused) == count > 1 else refused
+            refused[read[-1]] = f"the decoder refuses it: {cause_of(error)}"
+    if len(refused) == len(tried) > FEW:
+        row, reason = next(iter(refused.items()))
+        raise UserError(
+            f"none of the {len(tried)} files of a batch can be decoded in the graph; "
+            f"{feed.manifest[row].path}: {reason}; `mgm-dali doctor` says what this machine has, "
+            "and decode=cpu decodes without NVDEC"
+        )
+    return refused
 
 
-def last_line(error: Exception) -> str:
-    """What DALI says at the end of its stack of messages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def cause_of(error: Exception) -> str:
+    """What DALI says went wrong, without what it says around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line, following in pairwise(lines):
+        if line.endswith("encountered:"):
+            return following
+    return lines[-1] if lines else type(error).__name__

@@ -55,7 +55,7 @@ LIBRARIES = {
     "deepspeed": ("mgm_dali/training/engine.py",),
     "nvidia": (
         *("pipelines/graph.py", "pipelines/stream.py", "pipelines/rand_augment.py"),
-        *("mgm_dali/doctor.py", "mgm_dali/motion/optical_flow.py"),
+        *("pipelines/resize.py", "mgm_dali/doctor.py", "mgm_dali/motion/optical_flow.py"),
     ),
     "cv2": ("mgm_dali/motion/dis_flow.py",),
     "torchvision": ("mgm_dali/torchvision_ops.py", "mgm_dali/motion/raft.py"),

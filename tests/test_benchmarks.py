@@ -103,7 +103,11 @@ def test_a_goal_is_met_on_its_side_of_the_bound_only(goal):
         measured = {goal.section: timings_of(**seconds)}
         jobs = {"videos": ["0"], "clips": ["0"]}
         missing = {"videos": rounds.Timings(), "clips": rounds.Timings()}
-        (found,) = (v for v in contenders.judge(missing | measured, jobs) if v.goal == goal)
+        (found,) = (
+            v
+            for v in contenders.judge(contenders.GOALS, missing | measured, jobs)
+            if v.goal == goal
+        )
         return found
 
     bound = goal.at_least or goal.at_most
@@ -113,7 +117,7 @@ def test_a_goal_is_met_on_its_side_of_the_bound_only(goal):
 
 def test_a_goal_without_its_peer_is_not_met():
     nothing = {"videos": rounds.Timings(), "clips": rounds.Timings()}
-    verdicts = list(contenders.judge(nothing, {"videos": [], "clips": []}))
+    verdicts = list(contenders.judge(contenders.GOALS, nothing, {"videos": [], "clips": []}))
     assert verdicts and not any(verdict.is_met or verdict.ratio for verdict in verdicts)
 
 
@@ -185,9 +189,8 @@ def test_of_too_many_files_some_are_taken_and_bad_ones_are_named(tmp_path):
     assert "4 of 9 files" in notes[0] and "4.mp4" in notes[1]
 
 
-def test_what_is_made_is_what_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "MADE_CLASSES", clips.MADE_CLASSES[:1])
-    (video,), left_out = clips.open_videos(clips.make_videos(tmp_path), 12)
+def test_what_is_made_is_what_is_said(tmp_path):
+    (video,), left_out = clips.open_videos(clips.make_videos(tmp_path, 1), 12)
     assert not left_out
     assert (video.width, video.height, video.codec, video.num_frames) == (340, 256, "h264", 300)
     index = index_frames(video.path)

@@ -1,6 +1,7 @@
 """The DALI graph against plain numpy and torch: the same box cuts pixels and motion."""
 
-from types import SimpleNamespace
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,139 +9,228 @@ import torch
 import torch.nn.functional as F
 
 from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
-from mgm_dali.clips.crops import Crop
+from mgm_dali.clips.crops import CROPS, Crop
+from mgm_dali.clips.draw import Cut, Decoding
 from mgm_dali.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
 from mgm_dali.motion import MotionField
-from mgm_dali.pipelines.feed import ClipDraw, ClipFeed
-from mgm_dali.pipelines.graph import clip_pipeline
+from mgm_dali.pipelines import feed as feed_module
+from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.pipelines.graph import GRAPH_OUTPUTS, clip_pipeline
 from mgm_dali.pipelines.placement import choose_placement
+from mgm_dali.pipelines.pool import read_here
 from mgm_dali.pipelines.share import Share
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 
-SIZES = [(64, 64), (70, 90), (61, 47), (240, 321), (33, 128), (100, 100), (72, 57), (128, 40)]
-"""(height, width) of the made-up videos; most are no multiple of 8 or 16."""
-IMAGE_SIZE, NUM_FRAMES = 48, 4
+SIZES = [(40 + height, 52 + width) for height in range(16) for width in range(16)]
+"""(height, width) of the made-up videos: every remainder of 16, so every place in a block."""
+IMAGE_SIZE, NUM_FRAMES = 48, 2
+CELLS = IMAGE_SIZE // 8
+REPEATS = (1, 2, 4)
 
 
 class NoiseFeed(ClipFeed):
     """The real feed over videos that exist only as noise."""
 
-    def _read(self, clip):
-        rng = np.random.default_rng(clip.index)
-        video = self.manifest[clip.index]
+    reads: Counter[int]
+    """How often each row was decoded."""
+
+    def _read(self, decoding):
+        self.reads[decoding.row] += 1
+        rng = np.random.default_rng((decoding.row, *decoding.frames))
+        video = self.manifest[decoding.row]
         pixels = rng.integers(0, 256, (NUM_FRAMES, video.height, video.width, 3), dtype=np.uint8)
         cells = (-(-video.height // 8), -(-video.width // 8))
         vectors = rng.integers(-400, 400, (NUM_FRAMES, *cells, 2), dtype=np.int16)
         return pixels, MotionField(vectors, rng.random(NUM_FRAMES) < 0.7)
 
 
+@dataclass(repr=False)
+class Epoch:
+    """Every video once through the graph, in one batch: what came out, and what had gone in."""
+
+    outputs: dict[str, np.ndarray]
+    sent: list[dict[str, np.ndarray]]
+    reads: Counter[int]
+
+    def clips(self):
+        """(video, motion, arrays that were sent, number of the copy) of every clip."""
+        for place, arrays in enumerate(self.sent):
+            for copy in range(len(arrays["facts"])):
+                video = self.outputs["video"][place, 3 * copy :][:3]
+                motion = self.outputs["motion"][place, NUM_FRAMES * copy :][:NUM_FRAMES]
+                yield video, motion, arrays, copy
+
+
+def feed_for(manifest, crop, repeats):
+    clips = len(SIZES) * repeats
+    config = RunConfig(
+        device="cpu",
+        data=DataConfig(train=manifest, num_workers=0, prefetch_batches=1),
+        model=ModelConfig(name="vit_micro", num_frames=NUM_FRAMES, image_size=IMAGE_SIZE),
+        augment=AugmentConfig(crop=crop, min_area=0.1, repeats=repeats),
+        training=TrainingConfig(batch_size=clips),
+    )
+    feed = NoiseFeed(read_manifest(manifest), config, "pretrain", Share(batch_size=clips))
+    feed.reads = Counter()
+    return feed
+
+
+def run(feed):
+    """The next batch of a new pipeline."""
+    placement = choose_placement(feed.config, feed.manifest, needs_motion=True)
+    outputs = clip_pipeline(feed, placement, read_here(feed)).run()
+    return {
+        name: np.array(output.as_tensor())
+        for name, output in zip(GRAPH_OUTPUTS, outputs, strict=True)
+    }
+
+
 @pytest.fixture(scope="module")
-def feed(tmp_path_factory):
+def manifest(tmp_path_factory):
     path = tmp_path_factory.mktemp("noise") / "videos.csv"
     videos = [
         Video(path.parent / f"{row}.mp4", None, 40, 25.0, width, height, "h264", 1.6)
         for row, (height, width) in enumerate(SIZES)
     ]
     write_manifest(path, videos, ())
-    config = RunConfig(
-        device="cpu",
-        data=DataConfig(train=path, num_workers=0),
-        model=ModelConfig(name="vit_micro", num_frames=NUM_FRAMES, image_size=IMAGE_SIZE),
-        augment=AugmentConfig(crop="random_resized", min_area=0.1),
-        training=TrainingConfig(batch_size=8),
-    )
-    return NoiseFeed(read_manifest(path), config, "pretrain", Share(batch_size=8))
+    return path
 
 
 @pytest.fixture(scope="module")
-def batches(feed):
-    """Forty batches out of the graph, with the arrays that went in."""
-    pipeline = clip_pipeline(feed, choose_placement(feed.config, feed.manifest, needs_motion=True))
-    result = []
-    for iteration in range(40):
-        outputs = [np.array(output.as_tensor()) for output in pipeline.run()]
-        sent = [
-            dict(zip(feed.outputs, feed(info), strict=True))
-            for info in (
-                SimpleNamespace(iteration=iteration, idx_in_batch=place) for place in range(8)
-            )
+def epochs(manifest):
+    """{(kind of crop, repeats): the same epoch}."""
+    found = {}
+    for crop in CROPS:
+        for repeats in REPEATS:
+            feed = feed_for(manifest, crop, repeats)
+            outputs, reads = run(feed), feed.reads.copy()
+            samples = map(feed.sample, range(len(SIZES)))
+            sent = [dict(zip(feed.outputs, arrays, strict=True)) for arrays in samples]
+            found[crop, repeats] = Epoch(outputs, sent, reads)
+    return found
+
+
+class Centres:
+    """Where the middles of the crop's cells lie along one side of the source, in its cells."""
+
+    def __init__(self, start, end, source_cells):
+        step = (float(end) - float(start)) / 8 / CELLS
+        places = float(start) / 8 + (np.arange(CELLS) + 0.5) * step
+        border = np.round(places)
+        near = np.abs(places - border) < 1e-5
+        # A middle on a border belongs to the cell behind it, if float32 can say that it is there.
+        self.undecided = near & (float(np.float32(step)) != step)
+        below = np.where(near, border - 1, np.floor(places))
+        self.taken = np.where(near, border, below).astype(int).clip(0, source_cells - 1)
+        self.neighbour = below.astype(int).clip(0, source_cells - 1)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_motion_equals_an_independent_numpy_version_on_thousands_of_crops(epochs, crop):
+    compared = undecided = flips = 0
+    for _, found, sent, copy in epochs[crop, 4].clips():
+        (top, left), (bottom, right) = sent["box_start"][copy], sent["box_end"][copy]
+        vectors = sent["motion"].astype(float) / 4
+        vectors *= IMAGE_SIZE / (right - left), IMAGE_SIZE / (bottom - top)  # (dx, dy); dx mirrored
+        rows = Centres(top, bottom, vectors.shape[1])
+        columns = Centres(left, right, vectors.shape[2])
+        equal = [
+            np.isclose(found, vectors[:, row][:, :, column], rtol=1e-5, atol=1e-4).all(-1)
+            for row in (rows.taken, rows.neighbour)
+            for column in (columns.taken, columns.neighbour)
         ]
-        result.append((outputs, sent))
-    return result
+        free = rows.undecided[:, None] | columns.undecided
+        assert equal[0][:, ~free].all()
+        assert np.any(equal, 0).all()
+        compared, undecided = compared + free.size, undecided + free.sum()
+        flips += right < left
+    clips = 4 * len(SIZES)
+    assert compared == clips * CELLS**2 and undecided < 0.02 * compared
+    assert 0.4 < flips / clips < 0.6
 
 
-def reference_motion(sent):
-    """Each cell of the crop takes the vector of the source cell under its centre."""
-    (top, left), (bottom, right) = sent["box_start"], sent["box_end"]
-    cells = IMAGE_SIZE // 8
-    places = (np.arange(cells) + 0.5) / cells
-    rows, columns = (top + places * (bottom - top)) / 8, (left + places * (right - left)) / 8
-    taken = sent["motion"][:, np.floor(rows).astype(int)][:, :, np.floor(columns).astype(int)]
-    scale = np.array((IMAGE_SIZE / (right - left), IMAGE_SIZE / (bottom - top))) / 4
-    near_edge = [np.abs(place - np.round(place)) < 1e-3 for place in (rows, columns)]
-    return taken * scale, near_edge[0][:, None] | near_edge[1]
+def by_grid_sample(pixels, start, end):
+    """Frames `[T, H, W, 3]` in a box, bilinear, as `[3, T, S, S]`; from right to left if so.
+
+    Nothing outside of the box is seen.
+    """
+    top, left = np.minimum(start, end).astype(int)
+    bottom, right = np.maximum(start, end).astype(int)
+    frames = torch.from_numpy(pixels[:, top:bottom, left:right]).permute(0, 3, 1, 2).float()
+    start, end = start - (top, left), end - (top, left)
+    places = (np.arange(IMAGE_SIZE)[:, None] + 0.5) / IMAGE_SIZE
+    y, x = torch.from_numpy(2 * (start + places * (end - start)) / frames.shape[2:] - 1).unbind(1)
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).float()
+    grid = grid.expand(len(frames), -1, -1, -1)
+    sampled = F.grid_sample(frames, grid, padding_mode="border", align_corners=False)
+    return sampled.permute(1, 0, 2, 3).numpy()
 
 
-def test_motion_equals_an_independent_numpy_version_on_hundreds_of_crops(batches):
-    compared = 0
-    for (_, motion, _, _, _), sent in batches:
-        for place in range(8):
-            expected, undecided = reference_motion(sent[place])
-            found = motion[place]
-            assert found.shape == expected.shape
-            np.testing.assert_allclose(
-                found[:, ~undecided], expected[:, ~undecided], rtol=1e-5, atol=1e-4
-            )
-            compared += (~undecided).sum()
-    assert compared > 10_000
-
-
-def test_pixels_equal_torchs_bilinear_sampling_of_the_same_box(batches):
+@pytest.mark.parametrize("crop", CROPS)
+def test_pixels_equal_torchs_bilinear_sampling_of_the_same_box_at_every_size(epochs, crop):
     mean, std = (np.array(v).reshape(3, 1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    for (video, *_), sent in batches[:10]:
-        for place in range(8):
-            pixels = torch.from_numpy(sent[place]["pixels"]).permute(0, 3, 1, 2).float()
-            height, width = pixels.shape[2:]
-            (top, left), (bottom, right) = sent[place]["box_start"], sent[place]["box_end"]
-            places = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE
-            y = 2 * (top + places * (bottom - top)) / height - 1
-            x = 2 * (left + places * (right - left)) / width - 1
-            grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
-            expected = F.grid_sample(
-                pixels,
-                grid.float().expand(len(pixels), -1, -1, -1),
-                padding_mode="border",
-                align_corners=False,
-            )
-            found = (video[place] * std + mean) * 255  # [C T H W]
-            difference = np.abs(found.transpose(1, 0, 2, 3) - expected.numpy())
-            assert difference.max() < 1.01  # one level, from rounding
+    for number, (video, _, sent, copy) in enumerate(epochs[crop, 4].clips()):
+        if number % 4 != number // 4 % 4:
+            continue  # of every video one copy, each as often
+        expected = by_grid_sample(sent["pixels"], sent["box_start"][copy], sent["box_end"][copy])
+        found = (video * std + mean) * 255
+        assert np.abs(found - expected).max() < 1.01  # one level, from rounding
 
 
-def test_mirrored_clips_show_their_box_from_right_to_left_and_move_the_other_way(batches):
-    flips = 0
-    for _, sent in batches:
-        for arrays in sent:
-            mirrored = arrays["box_start"][1] > arrays["box_end"][1]
-            assert (arrays["motion_scale"][0] < 0) == mirrored
-            assert arrays["motion_scale"][1] > 0
-            flips += mirrored
-    assert 0.35 < flips / (8 * len(batches)) < 0.65
+@pytest.mark.parametrize("crop", CROPS)
+def test_more_copies_change_nothing_about_the_first(epochs, crop):
+    most = epochs[crop, 4]
+    for repeats in (1, 2):
+        for name, found in epochs[crop, repeats].outputs.items():
+            assert np.array_equal(found, most.outputs[name][:, : found.shape[1]]), name
+        for fewer, more in zip(epochs[crop, repeats].sent, most.sent, strict=True):
+            assert np.array_equal(fewer["pixels"], more["pixels"])
+    boxes = np.array([(sent["box_start"], sent["box_end"]) for sent in most.sent])
+    own = np.array([len(np.unique(box, axis=1)[0]) for box in boxes])
+    # A box in the middle can only be mirrored or not; of few boxes some are drawn twice.
+    least = {"center": 1.7, "multi_scale": 3.7, "random_resized": 3.99}[crop]
+    assert own.mean() > least
+    seeds = most.outputs["facts"][..., 3]
+    assert len(np.unique(seeds)) == seeds.size
 
 
-def test_facts_arrive_unchanged(batches, feed):
-    for (_, _, valid, facts, reason), sent in batches:
-        assert (facts == [arrays["facts"] for arrays in sent]).all()
-        assert (valid == [arrays["motion_valid"] for arrays in sent]).all()
-        assert not reason.any()
-        assert set(facts[:, 1].tolist()) == set(range(len(feed.manifest)))  # one epoch a batch
+def test_a_video_is_decoded_once_whatever_is_cut_out_of_it(epochs):
+    for epoch in epochs.values():
+        assert epoch.reads == dict.fromkeys(range(len(SIZES)), 1)
 
 
-def test_an_unflipped_full_frame_crop_is_the_identity(feed, monkeypatch):
-    """A 64 x 64 video shown whole at 48 x 48 keeps cell (i, j) over the cell it lies on."""
-    draw = ClipDraw(0, 0, 1, np.arange(NUM_FRAMES), Crop(0, 0, 48, 48))
-    monkeypatch.setattr(feed, "_random_draw", lambda *_: draw)
-    sent = dict(zip(feed.outputs, feed.training_sample(0), strict=True))
-    pipeline = clip_pipeline(feed, choose_placement(feed.config, feed.manifest, needs_motion=True))
-    motion = np.array(pipeline.run()[1].as_tensor())[0]
-    np.testing.assert_array_equal(motion, sent["motion"][:, :6, :6] / 4)
+def test_mirrored_clips_show_their_box_from_right_to_left_and_move_the_other_way(epochs):
+    for epoch in epochs.values():
+        for sent in epoch.sent:
+            mirrored = sent["box_start"][:, 1] > sent["box_end"][:, 1]
+            assert ((sent["motion_scale"][:, 0] < 0) == mirrored).all()
+            assert (sent["motion_scale"][:, 1] > 0).all()
+            assert (sent["box_start"][:, 0] < sent["box_end"][:, 0]).all()
+
+
+def test_facts_arrive_unchanged(epochs):
+    for (_, repeats), epoch in epochs.items():
+        outputs, sent = epoch.outputs, epoch.sent
+        assert outputs["facts"].shape == (len(SIZES), repeats, 5)
+        for name in ("facts", "motion_valid"):
+            assert (outputs[name] == [arrays[name] for arrays in sent]).all()
+        assert not outputs["reason"].any()
+        _, row, view, _, stand_in = outputs["facts"].transpose(2, 0, 1)
+        assert set(row[:, 0].tolist()) == set(range(len(SIZES)))
+        assert (row == row[:, :1]).all() and (view == range(repeats)).all()
+        assert not stand_in.any()
+
+
+def test_an_unflipped_crop_of_the_clips_own_size_is_the_identity(manifest, monkeypatch):
+    nothing = np.empty(0, np.int32)
+    cut = Cut(0, 1, Crop(0, 0, IMAGE_SIZE, IMAGE_SIZE), nothing, nothing)
+    decoding = Decoding(255, np.arange(NUM_FRAMES), (cut,))
+    monkeypatch.setattr(feed_module, "training_decoding", lambda *_: decoding)
+    feed = feed_for(manifest, "center", 1)
+    outputs = run(feed)
+    sent = dict(zip(feed.outputs, feed.sample(0), strict=True))
+    assert sent["pixels"].shape[1:3] == SIZES[255]
+    np.testing.assert_array_equal(outputs["motion"][0], sent["motion"][:, :CELLS, :CELLS] / 4)
+    whole = sent["pixels"][:, :IMAGE_SIZE, :IMAGE_SIZE].transpose(3, 0, 1, 2)
+    mean, std = (np.array(v).reshape(3, 1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    np.testing.assert_allclose((outputs["video"][0] * std + mean) * 255, whole, atol=1e-3)

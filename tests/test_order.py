@@ -1,16 +1,22 @@
 """The row of samples: every clip once an epoch, however many ranks read it."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mgm_dali.clips.draw import training_decoding
 from mgm_dali.clips.order import (
     epoch_permutation,
     first_sample,
     shuffled_video,
     view_of_video,
 )
+from mgm_dali.config import AugmentConfig, DataConfig, ModelConfig, RunConfig, TrainingConfig
+from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.pipelines.share import Share
+from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 
 
 def samples_of_rank(rank, world_size, batch_size, forwards):
@@ -23,20 +29,22 @@ def test_the_picture_in_the_docstring_is_true():
     assert samples_of_rank(1, world_size=2, batch_size=2, forwards=3) == [2, 3, 6, 7, 10, 11]
 
 
-@pytest.mark.parametrize("world_size", range(1, 9))
+@pytest.mark.parametrize("world_size", range(1, 17))
 @pytest.mark.parametrize("num_videos", [1, 7, 24])
 def test_ranks_together_see_each_clip_exactly_once_an_epoch(world_size, num_videos):
-    batch_size, epochs = 3, 4
-    forwards = -(-epochs * num_videos // (batch_size * world_size))
-    seen = Counter()
-    for rank in range(world_size):
-        for sample in samples_of_rank(rank, world_size, batch_size, forwards):
-            seen[shuffled_video(sample, num_videos, seed=5)] += 1
-    for epoch in range(epochs):
-        assert all(seen[epoch, index] == 1 for index in range(num_videos))
+    epochs = 4
+    for batch_size in (1, 3, 8):
+        forwards = -(-epochs * num_videos // (batch_size * world_size))
+        seen = Counter()
+        for rank in range(world_size):
+            for sample in samples_of_rank(rank, world_size, batch_size, forwards):
+                seen[shuffled_video(sample, num_videos, seed=5)] += 1
+        for epoch in range(epochs):
+            assert all(seen[epoch, index] == 1 for index in range(num_videos))
+        assert set(seen.values()) == {1}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
 def test_a_global_batch_holds_the_same_clips_for_any_world_size(world_size):
     global_batch = 12
     share = global_batch // world_size
@@ -46,6 +54,75 @@ def test_a_global_batch_holds_the_same_clips_for_any_world_size(world_size):
             start = first_sample(step, share, rank, world_size)
             clips.update(range(start, start + share))
         assert clips == set(range(step * global_batch, (step + 1) * global_batch))
+
+
+def facts_of(manifest, repeats, share, forwards):
+    """(row, view, seed) of every clip that a rank's feed gives, forward pass by forward pass."""
+    config = RunConfig(
+        data=DataConfig(train=manifest.path),
+        model=ModelConfig(num_frames=2, image_size=32),
+        augment=AugmentConfig(repeats=repeats),
+        training=TrainingConfig(batch_size=share.batch_size),
+        seed=3,
+    )
+    feed = ClipFeed(manifest, config, "pretrain", share)
+    count = feed.decodings_per_batch
+    for forward in range(forwards):
+        facts = []
+        for place in range(forward * count, (forward + 1) * count):
+            number = feed.number_of(place)
+            epoch, row = shuffled_video(number, len(manifest), config.seed)
+            cuts = training_decoding(config, manifest[row], row, epoch).cuts
+            facts += [(row, cut.view, cut.seed) for cut in cuts]
+        yield facts
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Eleven videos that nobody reads."""
+    path = tmp_path_factory.mktemp("order") / "videos.csv"
+    rows = [Video(Path(f"{row}.mp4"), None, 40, 25.0, 64, 48, "h264", 1.6) for row in range(11)]
+    write_manifest(path, rows, ())
+    return read_manifest(path)
+
+
+SPLITS = [(size, world) for world in range(1, 17) for size in range(1, 49) if size * world == 48]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4])
+def test_the_same_global_batch_is_the_same_clips_however_it_is_split(manifest, repeats):
+    forwards, compared = 4, 0
+    alone = list(facts_of(manifest, repeats, Share(48), forwards))
+    for batch_size, world_size in SPLITS:
+        if batch_size % repeats:
+            continue
+        ranks = [
+            list(facts_of(manifest, repeats, Share(batch_size, rank, world_size), forwards))
+            for rank in range(world_size)
+        ]
+        for forward in range(forwards):
+            together = [clip for rank in ranks for clip in rank[forward]]
+            assert together == alone[forward]
+        compared += 1
+    assert compared >= 3
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4])
+@pytest.mark.parametrize("world_size", range(1, 17))
+def test_every_clip_of_every_repeat_comes_once_an_epoch(manifest, repeats, world_size):
+    for decodings in (1, 3):
+        share = decodings * repeats
+        forwards = -(-2 * len(manifest) // (decodings * world_size))
+        seen = Counter()
+        for rank in range(world_size):
+            for facts in facts_of(manifest, repeats, Share(share, rank, world_size), forwards):
+                seen.update((row, view) for row, view, _ in facts)
+        clips = forwards * share * world_size
+        epochs, more = divmod(clips, len(manifest) * repeats)
+        assert epochs >= 2
+        for row in range(len(manifest)):
+            for view in range(repeats):
+                assert epochs <= seen[row, view] <= epochs + (more > 0)
 
 
 def test_epochs_differ_and_the_same_seed_repeats_them():

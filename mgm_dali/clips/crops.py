@@ -17,20 +17,20 @@ __all__ = ["CROPS", "Crop", "random_crop", "view_crop"]
 
 @dataclass(frozen=True)
 class Crop:
-    """A box in source pixels, mirrored or not."""
+    """A box in whole source pixels, mirrored or not."""
 
-    top: float
-    left: float
-    bottom: float
-    right: float
+    top: int
+    left: int
+    bottom: int
+    right: int
     flip: bool = False
 
     @property
-    def height(self) -> float:
+    def height(self) -> int:
         return self.bottom - self.top
 
     @property
-    def width(self) -> float:
+    def width(self) -> int:
         return self.right - self.left
 
 
@@ -47,11 +47,11 @@ def view_crop(height: int, width: int, crop: int, num_crops: int) -> Crop:
     """Test crop `crop` of `num_crops`: the largest square, spread evenly over the longer side."""
     side = min(height, width)
     share = crop / (num_crops - 1) if num_crops > 1 else 0.5
-    top, left = share * (height - side), share * (width - side)
+    top, left = int(share * (height - side)), int(share * (width - side))
     return Crop(top, left, top + side, left + side)
 
 
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
 """(top, left, height, width) in source pixels."""
 
 
@@ -60,7 +60,7 @@ def _center(
 ) -> Box:
     del config, image_size, rng
     side = min(height, width)
-    return (height - side) / 2, (width - side) / 2, side, side
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 SCALES = (1.0, 0.875, 0.75, 0.66)

@@ -1,0 +1,56 @@
+"""What the commands share: a console, a folder for the run, and the file that keeps all numbers."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from machine import describe
+from rich.console import Console
+
+from mgm_dali.errors import UserError
+from mgm_dali.files import write_whole
+
+__all__ = ["add_common_options", "parse", "run"]
+
+Measure = Callable[[Console, argparse.Namespace, Path], dict[str, Any]]
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Where peers live, and where the numbers go."""
+    peers = Path(__file__).parents[1] / ".peers"
+    parser.add_argument("--peers", type=Path, default=peers, help="installed there")
+    parser.add_argument("--no-peers", action="store_true", help="without libraries of others")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+
+
+def parse(parser: argparse.ArgumentParser, counts: Sequence[str]) -> argparse.Namespace:
+    """The options given; wrong usage if one of `counts` is below 1."""
+    options = parser.parse_args()
+    for name in counts:
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')}: found {getattr(options, name)}, at least 1")
+    return options
+
+
+def run(options: argparse.Namespace, measure: Measure) -> None:
+    """Calls `measure` with a new folder, which is gone behind it, and keeps the numbers it gives.
+
+    An error of the user's ends the program with one line and status 1.
+    """
+    # A pipe or a file has no width: nothing is folded there.
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    numbers = {**describe(), "options": vars(options)}
+    try:
+        with TemporaryDirectory(prefix="mgm-dali-bench-") as folder:
+            numbers |= measure(console, options, Path(folder))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    numbers["load_at_end"] = os.getloadavg()
+    if options.json:
+        write_whole(options.json, json.dumps(numbers, indent=1, default=str) + "\n")
+        console.print(f"Every round is in {options.json}", markup=False)
