@@ -156,7 +156,7 @@ class Worker(Generic[Item, Result]):
         was_started = self._started
         self.process.join()  # what has closed its pipe ends by itself, with its own status
         status = self.stop()
-        if not was_started:
+        if not was_started and status is not None and status >= 0:
             raise UserError(
                 f"a worker process ended with status {status} before it began to work; its own "
                 'message is above. A script must start its work below `if __name__ == "__main__":`'
