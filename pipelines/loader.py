@@ -84,7 +84,7 @@ class ClipLoader:
         self._named: set[int] = set()
         """Rows that were spoken of."""
         _check_motion(self.manifest, config, self.placement.motion_source)
-        _check_batch(self._feed)
+        _check_augmentation(self._feed)
 
     def __enter__(self) -> Self:
         return self
@@ -299,7 +299,14 @@ def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> 
         )
 
 
-def _check_batch(feed: ClipFeed) -> None:
+def _check_augmentation(feed: ClipFeed) -> None:
+    """Refuses what the stage would not do, or cannot."""
+    augment = feed.config.augment
+    if feed.stage == "pretrain" and (augment.rand_augment.layers or augment.erase):
+        raise UserError(
+            "augment.rand_augment and augment.erase are for finetuning: while pretraining they "
+            "would part the pixels from their motion; leave them out"
+        )
     if feed.share.batch_size % feed.repeats:
         raise UserError(
             f"a batch of {feed.share.batch_size} clips is no multiple of augment.repeats = "

@@ -162,3 +162,12 @@ def test_closing_a_loader_keeps_its_place(moving_shapes):
         first = list(islice(loader.endless(), 2))
     rest = list(islice(loader.endless(), 2))
     assert all(map(same, whole, first + rest))
+
+
+@pytest.mark.parametrize("augment", [{"erase": 0.5}, {"rand_augment": {"layers": 2}}], ids=str)
+def test_what_would_part_pixels_from_motion_is_refused_while_pretraining(moving_shapes, augment):
+    config = config_for(moving_shapes)
+    config = RunConfig.model_validate({**config.model_dump(), "augment": augment})
+    with pytest.raises(UserError, match="are for finetuning"):
+        make_loader(config, "pretrain")
+    make_loader(config, "evaluate")  # judges what was finetuned with them, and leaves them out

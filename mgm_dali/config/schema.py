@@ -183,7 +183,8 @@ class TrainingConfig(_Frozen):
     zero_stage: Literal[0, 1, 2] = 1
     """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too."""
     base_lr: float = Field(1.5e-4, gt=0)
-    """Peak learning rate for a global batch of 256; scaled linearly with the global batch."""
+    """Peak learning rate for a global batch of 256; scaled linearly with the global batch, in which
+    the clips of one decoding (`augment.repeats`) count once."""
     min_lr: float = Field(0.0, ge=0)
     """Learning rate at the end of the cosine, for a global batch of 256."""
     warmup_epochs: float = Field(0.0, ge=0)

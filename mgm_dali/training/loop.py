@@ -71,7 +71,8 @@ def train(config: RunConfig, task: Task, world: World) -> Path:
         position = Position(first_step, task.stage, world.size, global_batch, manifest)
         if found:
             _require_same(found[0], found[1], position)
-        steps = total_steps(training, loader.clips_per_epoch, global_batch)
+        videos_a_step = global_batch // config.augment.repeats
+        steps = total_steps(training, len(loader.manifest), videos_a_step)
         engine = Engine(task.network, task.groups, config, world)
         log = stack.enter_context(RunLog(run, world.rank, steps, first_step))
         metrics = stack.enter_context(MetricsFile(run, first_step, active=world.is_first))
@@ -105,7 +106,10 @@ class _Loop:
         training = config.training
         self.global_batch = training.batch_size * training.accumulate_steps * self.world.size
         self.schedule = cosine_schedule(
-            engine.parameter_groups, training, loader.clips_per_epoch, self.global_batch
+            engine.parameter_groups,
+            training,
+            len(loader.manifest),
+            self.global_batch // config.augment.repeats,
         )
         self.rows: list[Tensor] = []
         """Manifest rows of the newest clips, to name them if something goes wrong."""
@@ -207,8 +211,9 @@ def _opening_lines(
 ) -> list[str]:
     """What runs where and why."""
     training, place, videos = config.training, loader.placement, len(loader.manifest)
-    epoch = loader.clips_per_epoch
+    epoch, repeats = loader.clips_per_epoch, config.augment.repeats
     batch = training.batch_size * training.accumulate_steps * world.size
+    of_videos = f", {repeats} of each of {batch // repeats} videos" if repeats > 1 else ""
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else "CPU"
     return [
         f"mgm-dali {__version__}  {task.stage}  ->  {config.output_dir}",
@@ -217,7 +222,8 @@ def _opening_lines(
         f"{config.data.num_workers} worker process(es) a rank",
         *task.description,
         f"batch      {batch} clips a step = {training.batch_size} x {training.accumulate_steps} "
-        f"accumulated x {world.size} rank(s); peak lr {peak_lr(training.base_lr, batch):.2e}",
+        f"accumulated x {world.size} rank(s){of_videos}; peak lr "
+        f"{peak_lr(training.base_lr, batch // repeats):.2e}",
         f"length     {steps} steps = {steps * batch / epoch:.1f} epochs of {epoch} clips",
     ]
 

@@ -1,4 +1,8 @@
-"""Learning rate and length of a run: pure functions of the step."""
+"""Learning rate and length of a run: pure functions of the step.
+
+The batch is counted in videos: clips that are cut out of one decoding (`augment.repeats`) count
+once, for the length and for the learning rate, as in VideoMAE.
+"""
 
 import math
 
@@ -11,34 +15,34 @@ from mgm_dali.config import TrainingConfig
 __all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps"]
 
 
-def total_steps(config: TrainingConfig, clips_per_epoch: int, global_batch: int) -> int:
+def total_steps(config: TrainingConfig, num_videos: int, videos_a_step: int) -> int:
     """Optimiser steps of the whole run; the last batch may reach into the next epoch."""
     if config.max_steps is not None:
         return config.max_steps
-    return math.ceil(config.epochs * clips_per_epoch / global_batch)
+    return math.ceil(config.epochs * num_videos / videos_a_step)
 
 
-def peak_lr(base_lr: float, global_batch: int) -> float:
-    """The linear scaling rule of VideoMAE and the paper: base_lr is meant for 256 clips a step."""
-    return base_lr * global_batch / 256
+def peak_lr(base_lr: float, videos_a_step: int) -> float:
+    """The linear scaling rule of VideoMAE and the paper: base_lr is meant for 256 videos a step."""
+    return base_lr * videos_a_step / 256
 
 
 def cosine_schedule(
-    groups: list[dict[str, object]], config: TrainingConfig, clips_per_epoch: int, global_batch: int
+    groups: list[dict[str, object]], config: TrainingConfig, num_videos: int, videos_a_step: int
 ) -> CosineLRScheduler:
     """Linear warm-up from 0, then a cosine to `min_lr`; `step_update(step)` writes the groups' lr.
 
     It keeps no state of its own: what it writes depends on the step alone, so a resumed run goes
     on exactly. A group's `lr_scale` multiplies the rate.
     """
-    steps = total_steps(config, clips_per_epoch, global_batch)
-    warmup = min(round(config.warmup_epochs * clips_per_epoch / global_batch), steps // 2)
+    steps = total_steps(config, num_videos, videos_a_step)
+    warmup = min(round(config.warmup_epochs * num_videos / videos_a_step), steps // 2)
     for group in groups:
-        group["lr"] = peak_lr(config.base_lr, global_batch)
+        group["lr"] = peak_lr(config.base_lr, videos_a_step)
     return CosineLRScheduler(
         _Groups(groups),
         t_initial=steps - warmup,
-        lr_min=peak_lr(config.min_lr, global_batch) if config.min_lr else 0.0,
+        lr_min=peak_lr(config.min_lr, videos_a_step) if config.min_lr else 0.0,
         warmup_t=warmup,
         warmup_lr_init=0.0,
         warmup_prefix=True,
