@@ -52,12 +52,14 @@ def _cores() -> Finding:
 
 
 def _shared_memory() -> Finding:
+    """Clips do not travel in it; but NCCL's messages between the GPUs of a machine do."""
+    repair = "several GPUs on a machine need it: --shm-size=1g"
     try:
         free = shutil.disk_usage("/dev/shm").free / 2**30
     except OSError:
-        return Finding("missing", "no /dev/shm", "mount a tmpfs there, or set data.num_workers=0")
-    if free < 1:
-        return Finding("limited", f"{free:.2f} GiB free", "containers: --shm-size=8g")
+        return Finding("limited", "none", repair)
+    if free < 0.5:
+        return Finding("limited", f"{free:.2f} GiB free", repair)
     return Finding("ok", f"{free:.1f} GiB free")
 
 

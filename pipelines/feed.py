@@ -26,15 +26,17 @@ from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import QUARTER_PELS, no_motion
 from mgm_dali.pipelines.share import Share, Stage
-from mgm_dali.video.frame_index import index_of
+from mgm_dali.video.frame_index import FrameIndex, index_of
 from mgm_dali.video.manifest import Manifest, Video
 from mgm_dali.video.reader import VideoError, read_frames
+from mgm_dali.video.window import Window
 from mgm_dali.video.workers import reason_of
 
 __all__ = ["NO_FILE", "OUTPUTS", "ClipFeed"]
 
 OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
-    "pixels",  # uint8 [T, H, W, 3] decoded frames, or uint8 [bytes] of the file for NVDEC
+    "pixels",  # uint8 [T, h, w, 3] what the clips show of the frames, or the file's bytes for NVDEC
+    "origin",  # float32 [2] (top, left) of that in the source
     "frames",  # int32 [T] frame numbers, for NVDEC only
     "motion",  # int16 [T, ceil(H/8), ceil(W/8), 2] quarter pixels
     "motion_valid",  # uint8 [T]
@@ -188,16 +190,39 @@ class ClipFeed:
     def _read(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
         video = self.manifest[decoding.row]
         if self.encoded:
-            _require_as_indexed(video)
+            if _require_as_indexed(video).ordinal:
+                raise VideoError(
+                    video.path,
+                    "its frames can only be counted, and NVDEC would number them otherwise; set "
+                    "decode=cpu, or make H.264 in MP4 of it with `mgm-dali prepare`",
+                )
             encoded = np.fromfile(video.path, dtype=np.uint8)
             return encoded, self._read_motion(video, decoding.frames)
-        if self.source_for(video) == "codec":
-            pixels, motion = read_clip(video.path, decoding.frames)  # one pass for both
+        window = self.window(decoding)
+        if self.source_for(video) == "codec":  # one pass for both
+            pixels, motion = read_clip(video.path, decoding.frames, window=window)
         else:
-            pixels = read_frames(video.path, decoding.frames)
+            pixels = read_frames(video.path, decoding.frames, window=window)
             motion = self._read_motion(video, decoding.frames)
-        _require_as_indexed(video, pixels.shape)
+        _require_as_indexed(video)
         return pixels, motion
+
+    def window(self, decoding: Decoding) -> Window:
+        """The part of the frames that is read: what the clips show, unless more is looked at.
+
+        RandAugment turns and moves whole frames, and looks at all of them for their contrast.
+        """
+        video = self.manifest[decoding.row]
+        if self.layers or self.encoded:
+            return Window(0, 0, video.height, video.width, (video.height, video.width))
+        crops = [cut.crop for cut in decoding.cuts]
+        return Window(
+            min(crop.top for crop in crops),
+            min(crop.left for crop in crops),
+            max(crop.bottom for crop in crops),
+            max(crop.right for crop in crops),
+            (video.height, video.width),
+        )
 
     def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
         source = self.source_for(video)
@@ -221,6 +246,7 @@ class ClipFeed:
         text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         arrays: dict[str, NDArray[Any]] = {
             "pixels": pixels,
+            "origin": np.array(self.window(decoding)[:2], np.float32),
             "frames": decoding.frames.astype(np.int32),
             "motion": motion.vectors,
             "motion_valid": motion.valid.astype(np.uint8),
@@ -260,23 +286,13 @@ def _motion_scale(crop: Crop, size: int) -> tuple[float, float]:
     return (-along_x if crop.flip else along_x), along_y
 
 
-def _require_as_indexed(video: Video, shape: tuple[int, ...] | None = None) -> None:
-    """Raises `VideoError` if a file is no longer what the manifest says.
-
-    `shape` is that of its decoded frames; without one a decoder in the graph will number the frames
-    itself, by their time stamps.
-    """
+def _require_as_indexed(video: Video) -> FrameIndex:
+    """Raises `VideoError` if a file has not the frames that the manifest promises."""
     index = index_of(video.path)  # remembered: costs next to nothing
-    found = ""
-    if shape is not None and shape[1:3] != (video.height, video.width):
-        found = f"frames are {shape[2]}x{shape[1]} instead of {video.width}x{video.height}"
-    elif not index.ordinal and len(index.pts) != video.num_frames:
-        found = f"{len(index.pts)} frames instead of {video.num_frames}"
-    elif index.ordinal and shape is None:
+    if not index.ordinal and len(index.pts) != video.num_frames:
         raise VideoError(
             video.path,
-            "its frames can only be counted, and NVDEC would number them otherwise; set "
-            "decode=cpu, or make H.264 in MP4 of it with `mgm-dali prepare`",
+            f"has changed since it was indexed: {len(index.pts)} frames instead of "
+            f"{video.num_frames}; index it again",
         )
-    if found:
-        raise VideoError(video.path, f"has changed since it was indexed: {found}; index it again")
+    return index

@@ -67,14 +67,15 @@ def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataN
     size = feed.config.model.image_size
     videos, motions = [], []
     for clip in range(feed.repeats):
-        box = sent["box_start"][clip], sent["box_end"][clip]  # arguments stay on the host
+        start, end = sent["box_start"][clip], sent["box_end"][clip]  # these stay on the host
+        box = start - sent["origin"], end - sent["origin"]
         changed = pixels
         if feed.layers:
             changed = rand_augment(
                 pixels, sent["operations"][clip], sent["levels"][clip], feed.layers
             )
         videos.append(_normalised(CUTTERS[device](changed, box, size)))
-        motions.append(_cut_motion(motion, box, size // CELL_PIXELS) * scale[clip])
+        motions.append(_cut_motion(motion, (start, end), size // CELL_PIXELS) * scale[clip])
     valid = _on(device, sent["motion_valid"])
     return _in_a_row(videos), _in_a_row(motions), valid, sent["facts"], sent["reason"]
 
@@ -85,6 +86,7 @@ def _on(device: str, data: DataNode) -> DataNode:
 
 KINDS = {
     "pixels": (types.UINT8, 4, "FHWC"),
+    "origin": (types.FLOAT, 1, ""),
     "frames": (types.INT32, 1, ""),
     "motion": (types.INT16, 4, "FHWC"),
     "motion_valid": (types.UINT8, 1, ""),

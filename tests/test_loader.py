@@ -214,7 +214,7 @@ def test_a_replaced_file_is_noticed(moving_shapes, tmp_path):
     config = config_for(manifest, model={"image_size": 64}, data={"max_skipped": 0.5})
     loader = make_loader(config, "pretrain", Share(24))
     next(iter(loader))
-    assert "has changed since it was indexed" in loader.skipped[0].reason
+    assert "instead of 80x" in loader.skipped[0].reason
 
 
 def test_when_no_file_is_readable_the_loader_stops_with_the_reason(moving_shapes, tmp_path):

@@ -104,7 +104,7 @@ def box_by_loop(height, width, place, places):
     """
     side = min(height, width)
     ways = place / (places - 1) if places > 1 else 1 / 2
-    top, left = ways * (height - side), ways * (width - side)
+    top, left = int(ways * (height - side)), int(ways * (width - side))
     return (top, left), (top + side, left + side)
 
 
@@ -128,10 +128,12 @@ def test_views_are_the_frames_and_boxes_that_plain_loops_say(manifest, sampling,
             frames = frames_by_loop(sampling, video.num_frames, 8, 3, segment, segments)
             for place in range(crops):
                 sent = dict(zip(feed.outputs, feed.sample(number), strict=True))
-                assert np.array_equal(sent["pixels"], whole[frames])
-                start, end = box_by_loop(video.height, video.width, place, crops)
-                np.testing.assert_allclose(sent["box_start"], [start], rtol=1e-6)
-                np.testing.assert_allclose(sent["box_end"], [end], rtol=1e-6)
+                (top, left), (bottom, right) = box_by_loop(video.height, video.width, place, crops)
+                shown = whole[frames][:, top:bottom, left:right]
+                assert np.array_equal(sent["pixels"], shown)
+                assert sent["origin"].tolist() == [top, left]
+                assert sent["box_start"].tolist() == [[top, left]]
+                assert sent["box_end"].tolist() == [[bottom, right]]
                 _, found_row, view, _, stand_in = sent["facts"][0]
                 assert (found_row, view, stand_in) == (row, segment * crops + place, 0)
                 number += 1

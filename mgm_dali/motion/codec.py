@@ -26,6 +26,7 @@ from mgm_dali.video.opening import VideoError
 from mgm_dali.video.reader import FrameNumbers, decode_all_frames, decode_frames
 from mgm_dali.video.rgb import RgbConverter
 from mgm_dali.video.seeking import NumberedFrame
+from mgm_dali.video.window import Window
 
 __all__ = ["CODECS_WITH_VECTORS", "iter_vectors", "read_clip", "read_motion", "vectors_of"]
 
@@ -84,12 +85,15 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
     return gather(grids, range(max(grids) + 1) if frames is None else frames)
 
 
-def read_clip(path: str | Path, frames: FrameNumbers) -> tuple[NDArray[np.uint8], MotionField]:
+def read_clip(
+    path: str | Path, frames: FrameNumbers, *, window: Window | None = None
+) -> tuple[NDArray[np.uint8], MotionField]:
     """Reads frames and their motion in one decoding pass: uint8 `[T, H, W, 3]` RGB, and the field.
 
-    In the order asked; repeats are allowed. Raises `VideoError`.
+    In the order asked; repeats are allowed. With a `window` the frames are that part alone, and the
+    field is still the whole picture's. Raises `VideoError`.
     """
-    to_rgb = RgbConverter(path)
+    to_rgb = RgbConverter(path, window)
     images: dict[int, NDArray[np.uint8]] = {}
 
     def keep_images() -> Iterator[NumberedFrame]:

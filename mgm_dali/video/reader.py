@@ -19,6 +19,7 @@ from mgm_dali.video.frame_index import FrameIndex, frame_index, index_and_packet
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 from mgm_dali.video.rgb import RgbConverter
 from mgm_dali.video.seeking import NumberedFrame, and_flush, decode_by_seeking, decode_packet
+from mgm_dali.video.window import Window
 
 __all__ = [
     "FrameIndex",
@@ -138,12 +139,17 @@ def decode_all_frames(
     return _of_one_size(path, _decode_all(path, export_vectors, loop_filter))
 
 
-def read_frames(path: str | Path, numbers: FrameNumbers) -> NDArray[np.uint8]:
+def read_frames(
+    path: str | Path, numbers: FrameNumbers, *, window: Window | None = None
+) -> NDArray[np.uint8]:
     """Reads frames as uint8 `[T, H, W, 3]`, RGB, in the order asked; repeats are allowed.
 
-    Raises `VideoError` if a frame is missing or the size of the picture changes between them.
+    With a `window` only that part of each frame, for less time: the pixels are the same.
+
+    Raises `VideoError` if a frame is missing, the size of the picture changes between them or the
+    window does not lie in it.
     """
-    to_rgb = RgbConverter(path)
+    to_rgb = RgbConverter(path, window)
     images = {number: to_rgb(frame) for number, frame in decode_frames(path, numbers)}
     return np.stack([images[int(number)] for number in numbers])
 
