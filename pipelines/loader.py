@@ -43,10 +43,10 @@ class Skipped:
 class ClipLoader:
     """Gives `ClipBatch`es; `make_loader` is the way to one.
 
-    `for batch in loader` goes through one epoch, the next `for` through the next; "evaluate" goes
-    through all views every time. `endless()` does not stop between epochs. `len(loader)` is the
-    number of batches of the present epoch: a batch may reach into the next one, so it varies by one
-    where the videos do not fill whole batches.
+    `for batch in loader` goes through one epoch, the next `for` through the next, or through the
+    rest of one that was left early; "evaluate" goes through all views every time. `endless()` does
+    not stop between epochs. `len(loader)` is the number of batches of the present epoch: a batch
+    may reach into the next one, so it varies by one where the videos do not fill whole batches.
 
     A clip that cannot be read has a stand-in. If more are bad than `data.max_skipped` allows,
     iterating raises `UserError`; where several ranks train together, `problem` says it, and they

@@ -146,7 +146,12 @@ class Worker(Generic[Item, Result]):
         # It would start in the folder in which this process once did.
         arguments = (self.function, theirs, Path.cwd())
         process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
+        # A Ctrl-C in its first second would be told by a traceback: the process inherits the mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()  # so that the death of the process closes the pipe
         self.connection, self.process = connection, process
         return connection
