@@ -21,8 +21,8 @@ __all__ = ["Share", "Stage", "make_loader"]
 def make_loader(config: RunConfig, stage: Stage, share: Share | None = None) -> "ClipLoader":
     """A loader of `ClipBatch`es for one stage: "pretrain", "finetune" or "evaluate".
 
-    Training stages read `config.data.train` without end; "evaluate" reads every view of every
-    video of `config.data.val` once. `share` is this process's part among several; without it one
+    Training stages read `config.data.train`, epoch after epoch; "evaluate" reads every view of
+    every video of `config.data.val`. `share` is this process's part among several; without it one
     process takes all, with the batch size of the config.
     """
     # Imported here: this package is also loaded by the processes that decode, which need no torch.

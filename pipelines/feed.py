@@ -32,7 +32,7 @@ from mgm_dali.video.reader import VideoError, read_frames
 from mgm_dali.video.window import Window
 from mgm_dali.video.workers import reason_of
 
-__all__ = ["NO_FILE", "OUTPUTS", "ClipFeed"]
+__all__ = ["BLANK", "NO_FILE", "OUTPUTS", "ClipFeed"]
 
 OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
     "pixels",  # uint8 [T, h, w, 3] what the clips show of the frames, or the file's bytes for NVDEC
@@ -45,10 +45,12 @@ OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment i
     "motion_scale",  # float32 [R, 2] quarter source to crop pixels, negative dx if mirrored
     "operations",  # int32 [R, L] of RandAugment; only where it is on
     "levels",  # int32 [R, L]
-    "facts",  # int64 [R, 5] label, row, view, seed, 1 if the clip is a stand-in
+    "facts",  # int64 [R, 5] label, row, view, seed, and one of the states below
     "reason",  # uint8 [REASON_BYTES] why it is one, UTF-8, filled up with zeros
 )
 REASON_BYTES = 256
+AS_ASKED, STAND_IN, BLANK = range(3)
+"""States of a clip: the one that was asked for, another in its place, or nothing but black."""
 STAND_IN_TRIES = 16
 NO_FILE = np.zeros(1, np.uint8)
 """What a decoder in the graph gets where there is nothing to decode."""
@@ -82,7 +84,8 @@ class ClipFeed:
         self.layers = config.augment.rand_augment.layers if stage == "finetune" else 0
         """Of RandAugment."""
         self.refused: dict[int, str] = {}
-        """Rows that must not be read, and why: their files have ended a process."""
+        """Rows that must not be read, and why: their files have ended a process, or a decoder in
+        the graph refuses them. Shared by all that comes of this feed in this process."""
         self.reading: Callable[[int], object] | None = None
         """Is told of each row before its file is opened."""
 
@@ -133,22 +136,26 @@ class ClipFeed:
             return self._evaluation_sample(number)
         return self._training_sample(number)
 
-    def _training_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
-        """The sample-th decoding of the endless row of shuffled epochs."""
+    def _training_sample(self, number: int) -> tuple[NDArray[Any], ...]:
+        """The sample of that number in the endless row of shuffled epochs."""
         config = self.config
-        epoch, row = shuffled_video(sample, len(self.manifest), config.seed)
+        epoch, asked = shuffled_video(number, len(self.manifest), config.seed)
         return self._readable(
-            row, lambda row: training_decoding(config, self.manifest[row], row, epoch)
+            asked,
+            np.random.SeedSequence((config.seed, epoch, asked)),
+            lambda row: training_decoding(config, self.manifest[row], row, asked, epoch),
         )
 
-    def _evaluation_sample(self, sample: int) -> tuple[NDArray[Any], ...]:
+    def _evaluation_sample(self, number: int) -> tuple[NDArray[Any], ...]:
         """View after view of video after video; behind the last, fillers with row -1."""
         config, views = self.config, self.config.evaluation
-        row, view = view_of_video(sample % self.num_samples, views.num_segments * views.num_crops)
+        row, view = view_of_video(number % self.num_samples, views.num_segments * views.num_crops)
         arrays = self._readable(
-            row, lambda row: view_decoding(config, self.manifest[row], row, view)
+            row,
+            np.random.SeedSequence((config.seed, row)),
+            lambda row: view_decoding(config, self.manifest[row], row, view),
         )
-        if sample >= self.num_samples:
+        if number >= self.num_samples:
             arrays[self.outputs.index("facts")][:, 1] = -1
         return arrays
 
@@ -160,14 +167,17 @@ class ClipFeed:
         return self.motion_source
 
     def _readable(
-        self, asked: int, decoding_of: Callable[[int], Decoding]
+        self,
+        asked: int,
+        draw: np.random.SeedSequence,
+        decoding_of: Callable[[int], Decoding],
     ) -> tuple[NDArray[Any], ...]:
         """The clips of row `asked`, or of the first stand-in for it that can be read."""
-        stand_ins = np.random.default_rng(np.random.SeedSequence((self.config.seed, asked)))
+        stand_ins = np.random.default_rng(draw)
         row, first_reason = asked, ""
         for _ in range(STAND_IN_TRIES):
-            decoding = decoding_of(row)
             try:
+                decoding = decoding_of(row)
                 pixels, motion = self._read_unless_refused(decoding)
                 if self.config.motion.subtract_camera and self.motion_source is not None:
                     motion = subtract_camera(motion)
@@ -175,8 +185,9 @@ class ClipFeed:
                 first_reason = first_reason or reason_of(error)
                 row = int(stand_ins.integers(len(self.manifest)))
             else:
-                return self._arrays(decoding, asked, pixels, motion, first_reason)
-        reason = f"{first_reason}; {STAND_IN_TRIES} stand-ins are bad too"
+                state = STAND_IN if first_reason else AS_ASKED
+                return self._arrays(decoding, asked, pixels, motion, (state, first_reason))
+        reason = f"{first_reason}; {STAND_IN_TRIES - 1} stand-ins are bad too"
         return self._blank(decoding_of(asked), reason)
 
     def _read_unless_refused(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
@@ -236,9 +247,10 @@ class ClipFeed:
         asked: int,
         pixels: NDArray[np.uint8],
         motion: MotionField,
-        reason: str,
+        outcome: tuple[int, str],
     ) -> tuple[NDArray[Any], ...]:
-        cuts, size = decoding.cuts, self.config.model.image_size
+        (state, reason), size = outcome, self.config.model.image_size
+        cuts = decoding.cuts
         boxes = np.array([_box(cut.crop) for cut in cuts], np.float32)  # [R, start or end, 2]
         label = int(self.manifest.labels[decoding.row])
         text = np.zeros(REASON_BYTES, np.uint8)
@@ -256,14 +268,14 @@ class ClipFeed:
             "operations": np.stack([cut.operations for cut in cuts]),
             "levels": np.stack([cut.levels for cut in cuts]),
             "facts": np.array(
-                [(label, asked, cut.view, cut.seed, bool(reason)) for cut in cuts], np.int64
+                [(label, asked, cut.view, cut.seed, state) for cut in cuts], np.int64
             ),
             "reason": text,
         }
         return tuple(arrays[name] for name in self.outputs)
 
     def _blank(self, decoding: Decoding, reason: str) -> tuple[NDArray[Any], ...]:
-        """Black clips, so that the batch has its shape while the loader stops the run.
+        """Black clips, so that the batch has its shape; the loader stops a training run.
 
         A decoder in the graph cannot be given one: it will refuse what it gets, and say so.
         """
@@ -271,7 +283,7 @@ class ClipFeed:
         shape = (len(decoding.frames), video.height, video.width, 3)
         pixels = NO_FILE if self.encoded else np.zeros(shape, np.uint8)
         motion = no_motion(len(decoding.frames), video.width, video.height)
-        return self._arrays(decoding, decoding.row, pixels, motion, reason)
+        return self._arrays(decoding, decoding.row, pixels, motion, (BLANK, reason))
 
 
 def _box(crop: Crop) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -1,6 +1,5 @@
 """The loader: batches of clips, and an account of every clip that could not be read."""
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,16 +14,13 @@ from typing_extensions import Self
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.motion.presence import rows_without_vectors
-from mgm_dali.motion.recipe import require_source
-from mgm_dali.motion.store import MotionStore
+from mgm_dali.pipelines.checks import check_augmentation, check_motion, manifest_for
 from mgm_dali.pipelines.erasing import erase
-from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.pipelines.feed import BLANK, ClipFeed
 from mgm_dali.pipelines.placement import choose_placement
 from mgm_dali.pipelines.recovery import cause_of, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.pipelines.stream import Stream
-from mgm_dali.video.manifest import Manifest, read_manifest
 
 __all__ = ["ClipLoader", "Skipped"]
 
@@ -60,11 +56,16 @@ class ClipLoader:
             needs_motion = stage == "pretrain"
         self.stage = stage
         self.share = share
-        self.manifest = _manifest_for(config, stage)
+        self.manifest = manifest_for(config, stage)
         self.placement = choose_placement(config, self.manifest, needs_motion=needs_motion)
         self.forward = share.first_forward
         """Batches given since the first epoch began; all ranks are at the same."""
+        self._placed = True
+        """Was put where it is, and has given nothing since."""
         self.skipped: list[Skipped] = []
+        """Each file once."""
+        self.num_skipped = 0
+        """How often one was met."""
         self.replaced: list[int] = []
         """Places in the newest batch that hold a stand-in."""
         self._restarts_before = 0
@@ -81,10 +82,11 @@ class ClipLoader:
             encoded=self.placement.decode == "nvdec",
         )
         self._stream: Stream | None = None
+        self._newest: Skipped | None = None
         self._named: set[int] = set()
-        """Rows that were spoken of."""
-        _check_motion(self.manifest, config, self.placement.motion_source)
-        _check_augmentation(self._feed)
+        """Rows that are in `skipped`."""
+        check_motion(self.manifest, config, self.placement.motion_source)
+        check_augmentation(self._feed)
 
     def __enter__(self) -> Self:
         return self
@@ -122,8 +124,9 @@ class ClipLoader:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         if self.stage == "evaluate":
-            if self.forward != self.share.first_forward:
+            if not self._placed:
                 self._go_to(0)
+            self._placed = False
             yield from self._batches(until=len(self))
             self._go_to(0)
         else:
@@ -135,8 +138,14 @@ class ClipLoader:
         return self._batches(until=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, for `load_state_dict` of one that is made alike."""
-        return {"forward": self.forward, **self._identity}
+        """Where the loader is, for `load_state_dict` of one that is made alike; fit for JSON."""
+        return {
+            "forward": self.forward,
+            "samples_seen": self.samples_seen,
+            "num_skipped": self.num_skipped,
+            "refused": [[row, reason] for row, reason in self._feed.refused.items()],
+            **self._identity,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to where another loader was; its next batch is the one that would have come next.
@@ -145,13 +154,17 @@ class ClipLoader:
         the clips would not be those that the other loader would have given.
         """
         for name, here in self._identity.items():
-            if state.get(name) != here:
+            if name not in state:
+                raise UserError("this is not the state of a loader: take what state_dict() gave")
+            if state[name] != here:
                 raise UserError(
-                    f"this is not the state of such a loader: its {name.replace('_', ' ')} is "
-                    f"{state.get(name)}, here it is {here}; set the config to what it was"
+                    f"this is the state of another loader: its {name.replace('_', ' ')} is "
+                    f"{state[name]}, here it is {here}; set the config to what it was"
                 )
         self._go_to(int(state["forward"]))
-        self.share = dataclasses.replace(self.share, first_forward=self.forward)
+        self._placed = True
+        self.samples_seen, self.num_skipped = state["samples_seen"], state["num_skipped"]
+        self._feed.refused.update((row, reason) for row, reason in state["refused"])
 
     def motion_source_of(self, row: int) -> str | None:
         """Where the motion of this manifest row comes from: a name of MOTION_SOURCES, or None."""
@@ -159,12 +172,16 @@ class ClipLoader:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What the row of samples depends on."""
-        paths = blake2b(self.manifest.path_bytes.tobytes(), digest_size=8).hexdigest()
+        """What the clips depend on, and the row they come in; long lists by a checksum."""
+        manifest, config = self.manifest, self._feed.config
+        columns = (manifest.path_bytes, manifest.path_ends, manifest.num_frames, manifest.fps)
+        sections = config.model_dump_json(include={"clip", "augment", "motion", "evaluation"})
+        shape = f"{config.model.num_frames} {config.model.image_size}"
         return {
             "stage": self.stage,
-            "seed": self._feed.config.seed,
-            "videos": paths,
+            "seed": config.seed,
+            "list_of_videos": _checksum(*(column.tobytes() for column in columns)),
+            "choice_of_clips": _checksum(sections.encode(), shape.encode()),
             "repeats": self._feed.repeats,
             "global_batch": self.share.global_batch,
         }
@@ -190,12 +207,26 @@ class ClipLoader:
     def _outputs(self) -> dict[str, Tensor]:
         """The graph's next outputs, from a new pipeline if the present one has failed."""
         while True:
+            stream = self._stream = self._stream or self._start()
             try:
-                if self._stream is None:
-                    self._stream = Stream(self._feed.at(self.forward), self.placement)
-                return next(self._stream)
+                return next(stream)
             except RuntimeError as error:
                 self._recover(error)
+            except BaseException as error:
+                # It has gone on, and this loader has not: the next batch needs a new one.
+                self.close()
+                if isinstance(error, UserError):
+                    raise UserError(str(error)) from None  # without DALI's frames
+                raise
+
+    def _start(self) -> Stream:
+        try:
+            return Stream(self._feed.at(self.forward), self.placement)
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"the data pipeline cannot start: {cause_of(error)}; `mgm-dali doctor` says what "
+                "this machine has"
+            ) from error
 
     def _recover(self, error: RuntimeError) -> None:
         """Has files refused that the decoder in the graph refuses, or raises `UserError`."""
@@ -204,9 +235,10 @@ class ClipLoader:
         if self._feed.encoded:
             refused = refused_by_decoder(self._feed.at(self.forward), self.placement)
         if not refused.keys() - self._feed.refused.keys():
+            hint = ", and decode=cpu decodes without NVDEC" if self._feed.encoded else ""
             raise UserError(
                 f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
-                "machine has, and decode=cpu decodes without NVDEC"
+                f"machine has{hint}"
             ) from error
         self._feed.refused.update(refused)
         for row, reason in refused.items():
@@ -234,81 +266,53 @@ class ClipLoader:
         """Notes the stand-ins of a batch: `facts [D, R, 5]`, `reasons [D, bytes]`."""
         decodings, repeats, _ = facts.shape
         self.samples_seen += decodings
-        bad = facts[:, 0, 4].nonzero().flatten().tolist()
+        states = facts[:, 0, 4].tolist()
+        bad = [place for place, state in enumerate(states) if state]
         self.replaced = [place * repeats + clip for place in bad for clip in range(repeats)]
         for place in bad:
             index = int(facts[place, 0, 1])
             if index >= 0:
                 text = bytes(reasons[place].tolist()).rstrip(b"\0").decode(errors="replace")
                 self._note(Skipped(index, self.manifest[index].path, text))
+        if self.stage == "evaluate" or not bad:
+            return
+        # Before the first epoch is over, its whole length counts; and one bad file is no reason to
+        # stop unless none is allowed.
         epoch = len(self.manifest) / self.share.world_size
-        # Before the first epoch is over, its whole length counts: one bad clip in the first
-        # batch is no reason to stop.
         allowed = self._max_skipped * max(self.samples_seen, epoch)
-        if self.stage != "evaluate" and len(self.skipped) > allowed:
-            last = self.skipped[-1]
-            self.problem = (
-                f"{len(self.skipped)} of {self.samples_seen} clips could not be read, more than "
-                f"data.max_skipped = {self._max_skipped:.1%} allows; the last was {last.path}: "
-                f"{last.reason}. Mend or remove the files listed in skipped.csv, or raise the limit"
-            )
-            if self.share.world_size == 1:
-                raise UserError(self.problem)
+        if self.num_skipped > (max(allowed, 1) if allowed else 0):
+            share = f"more than data.max_skipped = {self._max_skipped:.1%} allows"
+        elif BLANK in states:
+            share = "and one of them has no stand-in that can"
+        else:
+            return
+        last = self._newest
+        assert last is not None
+        self.problem = (
+            f"{self.num_skipped} of {self.samples_seen} videos could not be read, {share}; the "
+            f"last was {last.path}: {last.reason}. Mend or remove the files listed in "
+            "skipped.csv, or raise the limit"
+        )
+        if self.share.world_size == 1:
+            raise UserError(self.problem)
 
     def _note(self, clip: Skipped) -> None:
+        self.num_skipped += 1
+        self._newest = clip
         if clip.index not in self._named:
             self._named.add(clip.index)
+            self.skipped.append(clip)
             logger.warning("skipped %s: %s", clip.path, clip.reason)
-        self.skipped.append(clip)
+
+
+def _checksum(*parts: bytes) -> str:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _apart(clips: Tensor, repeats: int) -> Tensor:
     """`[D, R * C, ...]` to `[D * R, C, ...]`; nothing is copied."""
     decodings, length, *rest = clips.shape
     return clips.view(decodings * repeats, length // repeats, *rest)
-
-
-def _manifest_for(config: RunConfig, stage: Stage) -> Manifest:
-    key = "val" if stage == "evaluate" else "train"
-    path = config.data.val if stage == "evaluate" else config.data.train
-    if path is None:
-        raise UserError(
-            f"data.{key} is not set: name a manifest, as data.{key}=videos.csv "
-            "(make one with `mgm-dali index`)"
-        )
-    return read_manifest(path)
-
-
-def _check_motion(manifest: Manifest, config: RunConfig, source: str | None) -> None:
-    """Refuses early what would look like a still scene, or fail clip after clip."""
-    require_source(source)
-    if source == "codec":
-        require_source(config.motion.without_vectors)
-    if source == "store":
-        assert config.data.motion_store is not None
-        MotionStore(config.data.motion_store)
-    if source != "codec" or config.motion.without_vectors != "error":
-        return
-    if lacking := rows_without_vectors(manifest):
-        codec, rows = next(iter(lacking.items()))
-        raise UserError(
-            f"{manifest.path}: {len(rows)} of {len(manifest)} videos are {codec}, of which "
-            f"FFmpeg gives no motion vectors (the first is {manifest[int(rows[0])].path}); set "
-            "motion.without_vectors=block_matching to estimate their motion, or =ignore to "
-            "hide tokens by simulated motion"
-        )
-
-
-def _check_augmentation(feed: ClipFeed) -> None:
-    """Refuses what the stage would not do, or cannot."""
-    augment = feed.config.augment
-    if feed.stage == "pretrain" and (augment.rand_augment.layers or augment.erase):
-        raise UserError(
-            "augment.rand_augment and augment.erase are for finetuning: while pretraining they "
-            "would part the pixels from their motion; leave them out"
-        )
-    if feed.share.batch_size % feed.repeats:
-        raise UserError(
-            f"a batch of {feed.share.batch_size} clips is no multiple of augment.repeats = "
-            f"{feed.repeats}, the clips of one decoding"
-        )

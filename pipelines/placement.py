@@ -98,7 +98,7 @@ def _choose_decoder(
     if device.type == "cpu":
         return "cpu", "cpu decoding by PyAV: there is no GPU in this run"
     if source not in (None, "store"):
-        return "cpu", "cpu decoding by PyAV: live vectors need a CPU decode anyway"
+        return "cpu", "cpu decoding by PyAV: live motion needs the frames on the CPU anyway"
     if not has_nvdec():
         return "cpu", "cpu decoding by PyAV: the driver's video decoder, libnvcuvid, is not there"
     if b".avi" in manifest.path_bytes.tobytes().lower():

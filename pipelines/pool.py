@@ -34,9 +34,10 @@ Batch = list[list[NDArray[Any]]]
 """For each output of the feed, an array for each decoding."""
 
 TRIES = 2
-"""Processes that a file may end before it is refused: people and the kernel kill processes too."""
-DEATHS_IN_VAIN = 16
-"""In a row, without a single clip, until the run stops."""
+"""Processes that a file may end before it is refused: people and the kernel kill processes too, and
+storage may be slow for a while."""
+DEATHS_IN_VAIN = 8
+"""Of each worker, without a single clip between them, until the run stops."""
 
 
 def read_here(feed: ClipFeed) -> Iterator[Batch]:
@@ -83,7 +84,7 @@ class _Task(NamedTuple):
     refused: dict[int, str]
 
 
-class _Reading:
+class _WorkerSide:
     """What a worker process does with a task; pickled to it once."""
 
     def __init__(self, feed: ClipFeed, path: str) -> None:
@@ -112,13 +113,13 @@ class _Readers:
         # The batch that DALI is copying, and those that are read ahead of it.
         self._num_slots = (1 + data.prefetch_batches) * self._count
         self._slots = SharedSlots(self._num_slots)
-        reading = _Reading(feed, self._slots.path)
-        self._workers = [Worker(reading) for _ in range(data.num_workers)]
+        work = _WorkerSide(feed, self._slots.path)
+        self._workers = [Worker(work) for _ in range(data.num_workers)]
         self._again: list[int] = []
         """Places whose worker was lost."""
         self._next = 0
         """The first place that was not yet given to a worker."""
-        self._deaths: Counter[int] = Counter()
+        self._deaths: Counter[int | None] = Counter()
         self._in_vain = 0
         self._news = threading.Condition()
         """Guards what follows, which both threads use."""
@@ -146,9 +147,11 @@ class _Readers:
         if self._feed.num_places is not None and first >= self._feed.num_places:
             raise StopIteration
         with self._news:
+            if self._error is not None:
+                raise self._error
             for place in range(self._free, first):
                 self._slots.release(place % self._num_slots)
-            self._free, self._taken = first, end
+            self._free = first
             os.eventfd_write(self._bell, 1)
             self._news.wait_for(
                 lambda: self._error or all(place in self._done for place in range(first, end))
@@ -156,6 +159,7 @@ class _Readers:
             if self._error is not None:
                 raise self._error
             placed = [self._done.pop(place) for place in range(first, end)]
+            self._taken = end
         samples = [
             self._slots.arrays(place % self._num_slots, arrays)
             for place, arrays in zip(range(first, end), placed, strict=True)
@@ -177,14 +181,20 @@ class _Readers:
                         busy.remove(worker)
                         self._take(worker.place, outcome[0])
                 self._listen()
+            self._fail(UserError("the worker processes were ended"))
+        except OSError as error:
+            self._fail(UserError(f"worker processes cannot be started or used: {error}"))
         except BaseException as error:  # whoever waits for a batch has to know
-            with self._news:
-                self._error = error
-                self._news.notify_all()
+            self._fail(error)
         finally:
             for worker in self._workers:
                 worker.stop()
             self._slots.close()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._news:
+            self._error = error
+            self._news.notify_all()
 
     def _next_place(self) -> int | None:
         """What is to be read next, if there is room for it."""
@@ -211,6 +221,7 @@ class _Readers:
             self._again.append(place)
             return
         self._in_vain = 0
+        self._deaths.pop(self._slots.row(place % self._num_slots), None)
         with self._news:
             self._done[place] = outcome
             self._news.notify_all()
@@ -222,16 +233,17 @@ class _Readers:
         self.restarts += 1
         self._in_vain += 1
         row = self._slots.row(place % self._num_slots)
-        name = "" if row is None else f"{self._feed.manifest[row].path}: "
+        name = "at its start: " if row is None else f"{self._feed.manifest[row].path}: "
         if row is not None:
             self._deaths[row] += 1
-            if failure.cause == "hung" or self._deaths[row] >= TRIES:
+            if self._deaths[row] >= TRIES:
                 self._feed.refused[row] = failure.reason
-        if self._in_vain > DEATHS_IN_VAIN:
+        if self._in_vain > DEATHS_IN_VAIN * len(self._workers):
             raise UserError(
-                f"the worker processes die one after another; the last: {name}{failure.reason}. If "
-                "it was SIGKILL, there is too little memory: lower data.num_workers or "
-                "training.batch_size"
+                f"the worker processes are lost one after another; the last: {name}"
+                f"{failure.reason}. If it was SIGKILL, there is too little memory: lower "
+                "data.num_workers or training.batch_size. If it took too long, the storage does "
+                "not answer, or data.clip_timeout_seconds is too short"
             )
         verdict = "it is given up" if row in self._feed.refused else "it is read again"
         logger.warning("%s%s; %s", name, failure.reason, verdict)

@@ -22,7 +22,8 @@ FEW = 3
 def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
     """Rows of the feed's first batch that the graph cannot decode, and why.
 
-    Raises `UserError` if that is every one of many: then it is not the files.
+    Raises `UserError` if that is every one of many: then it is not the files. Also if the feed
+    has found nothing to decode.
     """
     data = feed.config.data.model_copy(update={"num_workers": 0, "prefetch_batches": 1})
     config = feed.config.model_copy(update={"data": data})
@@ -43,7 +44,8 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
         if batch is None:
             break  # behind the last view of an evaluation
         if batch[alone.outputs.index("pixels")][0].size == NO_FILE.size:
-            continue  # nothing could be read, which is another story
+            reason = bytes(batch[alone.outputs.index("reason")][0]).rstrip(b"\0").decode()
+            raise UserError(f"no video can be read: {reason}")
         tried.add(read[-1])
         try:
             clip_pipeline(alone, placement, iter([batch])).run()

@@ -8,6 +8,7 @@ through /proc. It is no part of /dev/shm, which containers keep small, and ends 
 A worker first writes which row of the manifest it reads: if it dies, that tells the culprit.
 """
 
+import errno
 import mmap
 import os
 import struct
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Placed", "SharedSlots", "SlotWriter"]
 
-SLOT_BYTES = 1 << 36
-"""From one slot to the next; only what is written takes memory."""
+SLOT_BYTES = 1 << 33
+"""From one slot to the next, and the most that it can hold; only what is written takes memory."""
 HEAD_BYTES = 64
 ALIGNMENT_BYTES = 64
 KEPT_BYTES = 64 << 20
@@ -42,14 +43,16 @@ class SharedSlots:
     def __init__(self, count: int) -> None:
         self._file = os.memfd_create("mgm-dali-slots")
         os.truncate(self._file, count * SLOT_BYTES)
-        self._maps: dict[int, mmap.mmap] = {}
+        # One map for all: each would keep a file open.
+        self._memory = mmap.mmap(self._file, count * SLOT_BYTES)
+        self._used_bytes = [0] * count
         self.path = f"/proc/{os.getpid()}/fd/{self._file}"
         """What a `SlotWriter` opens."""
 
     def close(self) -> None:
         """Gives the memory back once no worker and no array holds it any more."""
-        self._maps.clear()
         os.close(self._file)
+        del self._memory
 
     def clear_row(self, slot: int) -> None:
         """Forgets what was read last."""
@@ -62,20 +65,22 @@ class SharedSlots:
 
     def arrays(self, slot: int, placed: Sequence[Placed]) -> list[NDArray[Any]]:
         """What a slot holds, in place: valid until the slot is written again."""
-        size = max(one.start + _num_bytes(one) for one in placed)
-        memory = self._maps.get(slot)
-        if memory is None or len(memory) < size:
-            memory = mmap.mmap(self._file, size, offset=slot * SLOT_BYTES)
-            self._maps[slot] = memory
+        self._used_bytes[slot] = max(one.start + _num_bytes(one) for one in placed)
         return [
-            np.ndarray(one.shape, np.dtype(one.dtype), buffer=memory, offset=one.start)
+            np.ndarray(
+                one.shape,
+                np.dtype(one.dtype),
+                buffer=self._memory,
+                offset=slot * SLOT_BYTES + one.start,
+            )
             for one in placed
         ]
 
     def release(self, slot: int) -> None:
         """Gives the memory of an unusually large clip back."""
-        if len(self._maps[slot]) > KEPT_BYTES:
-            self._maps.pop(slot).madvise(mmap.MADV_REMOVE)
+        if self._used_bytes[slot] > KEPT_BYTES:
+            start, length = slot * SLOT_BYTES, self._used_bytes[slot]
+            self._memory.madvise(mmap.MADV_REMOVE, start, length)
 
 
 class SlotWriter:
@@ -89,8 +94,10 @@ class SlotWriter:
         os.pwrite(self._file, _ROW.pack(row + 1), slot * SLOT_BYTES)
 
     def write(self, slot: int, arrays: Sequence[NDArray[Any]]) -> list[Placed]:
-        """Copies arrays into a slot. Raises `OSError` if there is no memory left."""
+        """Copies arrays into a slot. Raises `OSError` if they are too large, or memory is short."""
         placed, start = [], HEAD_BYTES
+        if sum(array.nbytes + ALIGNMENT_BYTES for array in arrays) > SLOT_BYTES - HEAD_BYTES:
+            raise OSError(errno.EFBIG, f"a clip is larger than {SLOT_BYTES >> 30} GiB")
         for array in arrays:
             placed.append(Placed(array.dtype.str, array.shape, start))
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -19,6 +19,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines import loader as loader_module
+from mgm_dali.video.manifest import read_manifest
 
 
 def config_for(manifest, **data):
@@ -113,7 +114,7 @@ def test_a_run_whose_workers_always_die_stops_with_the_reason(moving_shapes, mon
     monkeypatch.setattr(loader_module, "ClipFeed", DoomedFeed)
     config, older = config_for(moving_shapes), active_children()
     with (
-        pytest.raises(UserError, match=r"SIGKILL.*memory"),
+        pytest.raises(UserError, match=r"lost one after another.*SIGKILL.*memory"),
         make_loader(config, "pretrain", Share(4)) as loader,
     ):
         next(iter(loader))
@@ -138,8 +139,32 @@ def test_files_deleted_and_replaced_while_running_have_stand_ins(own_copy):
     assert loader.restarts == 0
 
 
+def test_black_clips_are_never_trained_on(own_copy):
+    config = config_for(own_copy, max_skipped=1.0, num_workers=0)
+    for path in own_copy.parent.rglob("*.mp4"):
+        path.unlink()
+    with make_loader(config, "pretrain", Share(4)) as loader, pytest.raises(UserError) as caught:
+        next(iter(loader))
+    assert "no stand-in that can" in str(caught.value)
+
+
+def test_a_stand_in_is_another_every_time_and_not_that_videos_own_clip(own_copy):
+    config = config_for(own_copy, max_skipped=1.0, num_workers=0)
+    rows = read_manifest(own_copy)
+    rows[0].path.unlink()
+    with make_loader(config, "pretrain", Share(24)) as loader:
+        batches = list(islice(loader.endless(), 6))
+    stand_ins = set()
+    for batch in batches:
+        (place,) = loader.replaced and (batch.index == 0).nonzero().flatten().tolist()
+        others = [video for i, video in enumerate(batch.video) if i != place]
+        assert not any(torch.equal(batch.video[place], other) for other in others)
+        stand_ins.add(batch.label[place].item())
+    assert len(stand_ins) > 1
+
+
 SCRIPT = """
-import os, sys, time
+import os, sys, threading, time
 from multiprocessing import active_children
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
@@ -170,14 +195,24 @@ def python(tmp_path, manifest, then, *prefix):
 
 
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_the_process_that_started_them(moving_shapes, tmp_path, which):
+def test_workers_end_with_the_process_that_started_them(own_copy, tmp_path, which):
+    """Also those that hang in C, and would never see that nobody listens any more."""
+    renamed(own_copy, 13, "hangs")
+    renamed(own_copy, 5, "hangs")
     then = """
-    next(iter(loader))
+    from feeds import TreacherousFeed
+    from mgm_dali.pipelines import loader as loader_module
+    loader_module.ClipFeed = TreacherousFeed
+    loader = make_loader(config, "pretrain", Share(8))
+    threading.Thread(target=lambda: list(loader), daemon=True).start()
+    while len(active_children()) < 2:
+        time.sleep(0.1)
     print(*[child.pid for child in active_children()], flush=True)
     time.sleep(60)
     """
-    with python(tmp_path, moving_shapes, then) as trainer:
+    with python(tmp_path, own_copy, then) as trainer:
         workers = [int(pid) for pid in trainer.stdout.readline().split()]
+        time.sleep(3)  # until they hang
         trainer.send_signal(which)
     assert len(workers) == 2
     deadline = time.monotonic() + 10

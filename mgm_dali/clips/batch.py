@@ -32,9 +32,10 @@ class ClipBatch:
     label: "torch.Tensor"
     """`[B]` int64, -1 where the manifest names none."""
     index: "torch.Tensor"
-    """`[B]` int64, manifest row of the clip that was asked for; -1 fills up a last batch."""
+    """`[B]` int64, manifest row of the clip that was asked for; -1 fills up a last batch. Another
+    row's clip stands in where that could not be read: `ClipLoader.replaced` tells where."""
     view: "torch.Tensor"
-    """`[B]` int64, test view of the video; 0 while training."""
+    """`[B]` int64, test view of the video; while training, which of its `augment.repeats`."""
     seed: "torch.Tensor"
     """`[B]` int64, the clip's own draw, from which its mask follows."""
 

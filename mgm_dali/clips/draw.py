@@ -3,7 +3,8 @@
 A decoding is one reading of one video's frames. While training, `augment.repeats` clips are cut out
 of it, each with a crop and changes of its own; clip number r follows from
 `SeedSequence((seed, epoch, row, r))`, the frames of all from that of clip 0. So no clip depends on
-workers, ranks, batches or the moment, and clip 0 is the same however many there are.
+workers, ranks, batches or the moment, and clip 0 is the same however many there are. A video that
+stands in for another is drawn from by the other's row, so it does not show what it shows by itself.
 """
 
 from dataclasses import dataclass
@@ -46,12 +47,17 @@ class Decoding:
     cuts: tuple[Cut, ...]
 
 
-def training_decoding(config: RunConfig, video: Video, row: int, epoch: int) -> Decoding:
-    """The clips that an epoch shows of a video: `augment.repeats`, the same frames in all."""
+def training_decoding(
+    config: RunConfig, video: Video, row: int, asked: int, epoch: int
+) -> Decoding:
+    """The clips that an epoch shows of a video: `augment.repeats`, the same frames in all.
+
+    `asked` is the row whose turn it is; `row`, the video's own, is another if it stands in.
+    """
     augment, num_frames = config.augment, config.model.num_frames
     frames, cuts = [], []
     for repeat in range(augment.repeats):
-        root = np.random.SeedSequence((config.seed, epoch, row, repeat))
+        root = np.random.SeedSequence((config.seed, epoch, asked, repeat))
         for_clip, for_mask = root.spawn(2)
         rng = np.random.default_rng(for_clip)
         frames.append(random_frames(config.clip, num_frames, video.num_frames, video.fps, rng))

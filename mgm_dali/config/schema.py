@@ -33,7 +33,9 @@ CELL_PIXELS = 8
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(_Frozen):
@@ -52,8 +54,8 @@ class DataConfig(_Frozen):
     max_skipped: float = Field(0.01, ge=0, le=1)
     """Share of clips that may be replaced because their file is bad, before the run stops."""
     clip_timeout_seconds: float = Field(120.0, gt=0)
-    """Longest that a worker process may read on one clip; then its file is given up as one that
-    hangs. Needs `num_workers` of 1 or more."""
+    """Longest that a worker process may read on one clip. Then it is ended and another tries; after
+    the second time the file is given up. Needs `num_workers` of 1 or more."""
 
 
 class ClipConfig(_Frozen):
@@ -63,9 +65,15 @@ class ClipConfig(_Frozen):
     """`dense`: every stride-th frame from a random start; `segments`: one from each equal part."""
     stride_frames: int = Field(4, ge=1)
     """Frames from one sampled frame to the next under dense sampling (paper: 4 K400, 2 SSv2)."""
-    target_fps: float | None = Field(None, gt=0)
+    target_fps: float | None = Field(None, ge=0.1, le=1000)
     """Take strides as if every video were shown at this rate, so that a clip lasts as long whatever
     the video's own; empty counts the video's frames."""
+
+    @model_validator(mode="after")
+    def _strides_are_used(self) -> Self:
+        if self.target_fps is not None and self.sampling == "segments":
+            raise ValueError("target_fps: segments have no stride; leave it out")
+        return self
 
 
 class RandAugmentConfig(_Frozen):
@@ -226,7 +234,8 @@ class RunConfig(_Frozen):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where augmentation, masks and the network run."""
     decode: Literal["auto", "nvdec", "cpu"] = "auto"
-    """Where video is decoded; `auto` is nvdec on a GPU when a motion store is given."""
+    """Where video is decoded; `auto` is nvdec on a GPU when no vectors have to be read live: when a
+    motion store is given, or nothing looks at motion."""
     data: DataConfig = DataConfig()
     clip: ClipConfig = ClipConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -245,14 +254,5 @@ class RunConfig(_Frozen):
             raise ValueError(
                 f"training.batch_size: {self.training.batch_size} is odd, but augment.mixup and "
                 "augment.cutmix mix clips in pairs"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _repeats_fill_batches(self) -> Self:
-        if self.training.batch_size % self.augment.repeats:
-            raise ValueError(
-                f"training.batch_size: {self.training.batch_size} is no multiple of "
-                f"augment.repeats = {self.augment.repeats}, the clips of one decoding"
             )
         return self

@@ -34,7 +34,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._rank = rank
-        self._skipped_before: set[str] = set()
+        self._skipped_before = _paths_in(folder / "skipped.csv")
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -100,7 +100,18 @@ class _Handler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.warn(record.getMessage())
+        try:
+            self._log.warn(record.getMessage())
+        except Exception:  # a full disk must not end what only wanted to say something
+            self.handleError(record)
+
+
+def _paths_in(table: Path) -> set[str]:
+    """What an earlier part of the run has listed."""
+    if not table.exists():
+        return set()
+    with _open_text(table, "r") as file:
+        return {row[0] for row in csv.reader(file) if row}
 
 
 def _open_text(path: Path, mode: str) -> TextIO:

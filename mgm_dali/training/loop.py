@@ -160,7 +160,7 @@ class _Loop:
         self.world.require(self.loader.problem)
         losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
         losses = losses / self.world.size
-        counted = [float(len(self.loader.skipped)), float(self.loader.restarts)]
+        counted = [float(self.loader.num_skipped), float(self.loader.restarts)]
         sums = self.world.sum(torch.tensor(counted, device=self.world.device)).tolist()
         skipped, restarts = (int(number) for number in sums)
         self.log.skipped((clip.path, clip.reason) for clip in self.loader.skipped)

@@ -24,6 +24,11 @@ from mgm_dali.video.opening import VideoError
 
 __all__ = ["Failure", "Worker", "leave_with_parent", "reason_of", "run_in_workers", "with_news"]
 
+SECONDS_TO_START = 300.0
+"""What a process may take to load its modules, from slow storage too."""
+LONGEST_WAIT_SECONDS = 3600.0
+"""The system's own clock for waiting ends at 25 days."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -107,7 +112,7 @@ class Worker(Generic[Item, Result]):
         """Hands an item over; its time runs from when the process is ready for it."""
         connection = self.connection or self._start()
         self.place, self._seconds = place, seconds
-        self.deadline = time.monotonic() + seconds if self._started else math.inf
+        self.deadline = time.monotonic() + (seconds if self._started else SECONDS_TO_START)
         with contextlib.suppress(BrokenPipeError):  # a dead process is noticed while waiting
             connection.send(item)
 
@@ -115,8 +120,9 @@ class Worker(Generic[Item, Result]):
         """What became of the item in hand; () if the process has only become ready for it."""
         assert self.connection is not None
         if not self.connection.poll():
+            seconds = self._seconds if self._started else SECONDS_TO_START
             self.stop()
-            return (Failure(f"not done after {self._seconds:g} s; it was given up", "hung"),)
+            return (Failure(f"not done after {seconds:g} s; it was given up", "hung"),)
         try:
             message: tuple[Result | Failure] | tuple[()] = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -133,7 +139,8 @@ class Worker(Generic[Item, Result]):
         self.process.kill()
         self.process.join()
         status = self.process.exitcode
-        self.process.close()
+        with contextlib.suppress(ValueError):  # somebody else has waited for it
+            self.process.close()
         self.connection.close()
         self.process = self.connection = None
         self._started = False
@@ -169,7 +176,8 @@ class Worker(Generic[Item, Result]):
         if status is not None and status < 0:
             killer = _signal_name(-status)
             return Failure(f"the process that read it was killed by {killer}", "died")
-        return Failure(f"the process that read it ended with status {status}", "died")
+        ended = "is gone" if status is None else f"ended with status {status}"
+        return Failure(f"the process that read it {ended}", "died")
 
 
 def with_news(
@@ -180,7 +188,7 @@ def with_news(
     Returns as soon as something can be read of `bell` too, a file descriptor.
     """
     deadline = min((worker.deadline for worker in workers), default=math.inf)
-    patience = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
+    patience = min(max(0.0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS)
     connections = [worker.connection for worker in workers if worker.connection]
     heard = wait(connections if bell is None else [*connections, bell], patience)
     now = time.monotonic()
