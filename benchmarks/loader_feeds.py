@@ -30,7 +30,7 @@ def planned_clips(manifest: Manifest, config: RunConfig, num_clips: int) -> list
     for sample in range(num_clips):
         epoch, row = shuffled_video(sample, len(manifest), config.seed)
         video = manifest[row]
-        decoding = training_decoding(config, video, row, epoch)
+        decoding = training_decoding(config, video, row, row, epoch)
         crop = decoding.cuts[0].crop
         clips.append(
             {

@@ -13,6 +13,7 @@ __all__ = ["check_augmentation", "check_motion", "manifest_for"]
 
 
 def manifest_for(config: RunConfig, stage: Stage) -> Manifest:
+    """The videos of a stage. Raises `UserError` if the config names none."""
     key = "val" if stage == "evaluate" else "train"
     path = config.data.val if stage == "evaluate" else config.data.train
     if path is None:

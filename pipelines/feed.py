@@ -49,7 +49,7 @@ OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment i
     "reason",  # uint8 [REASON_BYTES] why it is one, UTF-8, filled up with zeros
 )
 REASON_BYTES = 256
-AS_ASKED, STAND_IN, BLANK = range(3)
+AS_ASKED, STAND_IN, BLANK = 0, 1, 2
 """States of a clip: the one that was asked for, another in its place, or nothing but black."""
 STAND_IN_TRIES = 16
 NO_FILE = np.zeros(1, np.uint8)

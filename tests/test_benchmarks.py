@@ -46,6 +46,7 @@ def script(tmp_path, text):
     return path
 
 
+@pytest.mark.slow
 def test_the_script_prints_ratios_and_keeps_every_round(tmp_path):
     video = Clip(width=96, height=64, num_frames=64, velocity=(0, 0), start=(8, 8)).path()
     numbers = tmp_path / "numbers.json"

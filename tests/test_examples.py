@@ -38,6 +38,7 @@ def test_the_plain_loop_goes_through_its_epochs(moving_shapes, tmp_path):
     assert kept["loader"]["forward"] == 9  # three epochs of 24 videos, 8 a batch
 
 
+@pytest.mark.slow
 def test_huggingfaces_model_learns_from_our_batches(moving_shapes, tmp_path):
     transformers = pytest.importorskip("transformers")
     # Our models first: they let torchvision be imported where its operators do not fit.

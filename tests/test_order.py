@@ -72,7 +72,7 @@ def facts_of(manifest, repeats, share, forwards):
         for place in range(forward * count, (forward + 1) * count):
             number = feed.number_of(place)
             epoch, row = shuffled_video(number, len(manifest), config.seed)
-            cuts = training_decoding(config, manifest[row], row, epoch).cuts
+            cuts = training_decoding(config, manifest[row], row, row, epoch).cuts
             facts += [(row, cut.view, cut.seed) for cut in cuts]
         yield facts
 
