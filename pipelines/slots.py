@@ -52,7 +52,6 @@ class SharedSlots:
     def close(self) -> None:
         """Gives the memory back once no worker and no array holds it any more."""
         os.close(self._file)
-        del self._memory
 
     def clear_row(self, slot: int) -> None:
         """Forgets what was read last."""
