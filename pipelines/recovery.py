@@ -35,6 +35,7 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
             feed.manifest,
             config,
             feed.stage,
+            # With one rank and one decoding a batch, batch n is sample n.
             Share(feed.repeats, first_forward=feed.number_of(place)),
             motion_source=feed.motion_source,
             encoded=feed.encoded,
@@ -44,8 +45,8 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
         if batch is None:
             break  # behind the last view of an evaluation
         if batch[alone.outputs.index("pixels")][0].size == NO_FILE.size:
-            reason = bytes(batch[alone.outputs.index("reason")][0]).rstrip(b"\0").decode()
-            raise UserError(f"no video can be read: {reason}")
+            text = bytes(batch[alone.outputs.index("reason")][0]).rstrip(b"\0")
+            raise UserError(f"no video can be read: {text.decode(errors='replace')}")
         tried.add(read[-1])
         try:
             clip_pipeline(alone, placement, iter([batch])).run()
