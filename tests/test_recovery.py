@@ -1,5 +1,6 @@
 """Nothing that happens to a file or to a worker process stops a run, changes it or is lost."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,10 +16,11 @@ import pytest
 import torch
 from feeds import DoomedFeed, TreacherousFeed
 
-from mgm_dali.config import RunConfig
+from mgm_dali.config import RunConfig, TrainingConfig
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines import loader as loader_module
+from mgm_dali.training.pretrain import pretrain
 from mgm_dali.video.manifest import read_manifest
 
 
@@ -125,6 +127,19 @@ def test_a_run_whose_workers_always_die_stops_with_the_reason(moving_shapes, mon
     ):
         next(iter(loader))
     assert not workers_of_newest_loader(older)
+
+
+def test_a_run_goes_on_without_the_file_and_tells_of_it(own_copy, monkeypatch, tmp_path):
+    renamed(own_copy, 5, "crashes")
+    monkeypatch.setattr(loader_module, "ClipFeed", TreacherousFeed)
+    config = config_for(own_copy, max_skipped=0.5, num_workers=1)
+    training = TrainingConfig(batch_size=6, max_steps=5, precision="fp32", log_every_steps=1)
+    pretrain(config.model_copy(update={"training": training, "output_dir": tmp_path / "run"}))
+    last = (tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["loader_restarts"] == 2 and json.loads(last)["skipped_clips"] == 1
+    log = (tmp_path / "run/train.log").read_text()
+    assert "killed by SIGSEGV; it is read again" in log and "; it is given up" in log
+    assert "crashes_" in (tmp_path / "run/skipped.csv").read_text()
 
 
 def test_files_deleted_and_replaced_while_running_have_stand_ins(own_copy):
