@@ -11,7 +11,7 @@ crashes or hangs is refused after that (`pool.py`), and has a stand-in too.
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from mgm_dali.video.reader import VideoError, read_frames
 from mgm_dali.video.window import Window
 from mgm_dali.video.workers import reason_of
 
-__all__ = ["BLANK", "NO_FILE", "OUTPUTS", "ClipFeed"]
+__all__ = ["BLANK", "NO_FILE", "OUTPUTS", "ClipFeed", "reason_text"]
 
 OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
     "pixels",  # uint8 [T, h, w, 3] what the clips show of the frames, or the file's bytes for NVDEC
@@ -253,9 +253,6 @@ class ClipFeed:
         cuts = decoding.cuts
         boxes = np.array([_box(cut.crop) for cut in cuts], np.float32)  # [R, start or end, 2]
         label = int(self.manifest.labels[decoding.row])
-        text = np.zeros(REASON_BYTES, np.uint8)
-        encoded = reason.encode(errors="replace")[:REASON_BYTES]
-        text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
         arrays: dict[str, NDArray[Any]] = {
             "pixels": pixels,
             "origin": np.array(self.window(decoding)[:2], np.float32),
@@ -270,7 +267,7 @@ class ClipFeed:
             "facts": np.array(
                 [(label, asked, cut.view, cut.seed, state) for cut in cuts], np.int64
             ),
-            "reason": text,
+            "reason": _reason_bytes(reason),
         }
         return tuple(arrays[name] for name in self.outputs)
 
@@ -284,6 +281,18 @@ class ClipFeed:
         pixels = NO_FILE if self.encoded else np.zeros(shape, np.uint8)
         motion = no_motion(len(decoding.frames), video.width, video.height)
         return self._arrays(decoding, decoding.row, pixels, motion, (BLANK, reason))
+
+
+def reason_text(reason: Sequence[int]) -> str:
+    """What the bytes of the output "reason" say."""
+    return bytes(reason).rstrip(b"\0").decode(errors="replace")
+
+
+def _reason_bytes(reason: str) -> NDArray[np.uint8]:
+    text = np.zeros(REASON_BYTES, np.uint8)
+    encoded = reason.encode(errors="replace")[:REASON_BYTES]
+    text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    return text
 
 
 def _box(crop: Crop) -> tuple[tuple[float, float], tuple[float, float]]:

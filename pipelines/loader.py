@@ -16,7 +16,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines.checks import check_augmentation, check_motion, manifest_for
 from mgm_dali.pipelines.erasing import erase
-from mgm_dali.pipelines.feed import BLANK, ClipFeed
+from mgm_dali.pipelines.feed import BLANK, ClipFeed, reason_text
 from mgm_dali.pipelines.placement import choose_placement
 from mgm_dali.pipelines.recovery import cause_of, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
@@ -82,7 +82,6 @@ class ClipLoader:
             encoded=self.placement.decode == "nvdec",
         )
         self._stream: Stream | None = None
-        self._newest: Skipped | None = None
         self._named: set[int] = set()
         """Rows that are in `skipped`."""
         check_motion(self.manifest, config, self.placement.motion_source)
@@ -272,8 +271,10 @@ class ClipLoader:
         for place in bad:
             index = int(facts[place, 0, 1])
             if index >= 0:
-                text = bytes(reasons[place].tolist()).rstrip(b"\0").decode(errors="replace")
-                self._note(Skipped(index, self.manifest[index].path, text))
+                last = Skipped(
+                    index, self.manifest[index].path, reason_text(reasons[place].tolist())
+                )
+                self._note(last)
         if self.stage == "evaluate" or not bad:
             return
         # Before the first epoch is over, its whole length counts; and one bad file is no reason to
@@ -286,8 +287,6 @@ class ClipLoader:
             share = "and one of them has no stand-in that can"
         else:
             return
-        last = self._newest
-        assert last is not None
         self.problem = (
             f"{self.num_skipped} of {self.samples_seen} videos could not be read, {share}; the "
             f"last was {last.path}: {last.reason}. Mend or remove the files listed in "
@@ -298,7 +297,6 @@ class ClipLoader:
 
     def _note(self, clip: Skipped) -> None:
         self.num_skipped += 1
-        self._newest = clip
         if clip.index not in self._named:
             self._named.add(clip.index)
             self.skipped.append(clip)

@@ -7,7 +7,7 @@ decoder in the graph takes a whole batch and fails as a whole; so each file is t
 from itertools import pairwise
 
 from mgm_dali.errors import UserError
-from mgm_dali.pipelines.feed import NO_FILE, ClipFeed
+from mgm_dali.pipelines.feed import NO_FILE, ClipFeed, reason_text
 from mgm_dali.pipelines.graph import clip_pipeline
 from mgm_dali.pipelines.placement import Placement
 from mgm_dali.pipelines.pool import read_here
@@ -25,7 +25,7 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
     Raises `UserError` if that is every one of many: then it is not the files. Also if the feed
     has found nothing to decode.
     """
-    data = feed.config.data.model_copy(update={"num_workers": 0, "prefetch_batches": 1})
+    data = feed.config.data.model_copy(update={"prefetch_batches": 1})
     config = feed.config.model_copy(update={"data": data})
     refused: dict[int, str] = {}
     tried: set[int] = set()
@@ -45,8 +45,8 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
         if batch is None:
             break  # behind the last view of an evaluation
         if batch[alone.outputs.index("pixels")][0].size == NO_FILE.size:
-            text = bytes(batch[alone.outputs.index("reason")][0]).rstrip(b"\0")
-            raise UserError(f"no video can be read: {text.decode(errors='replace')}")
+            text = reason_text(batch[alone.outputs.index("reason")][0].tolist())
+            raise UserError(f"no video can be read: {text}")
         tried.add(read[-1])
         try:
             clip_pipeline(alone, placement, iter([batch])).run()

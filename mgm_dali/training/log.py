@@ -63,10 +63,7 @@ class RunLog:
 
     def warn(self, text: str) -> None:
         """A line that any rank may say."""
-        if self._rank:
-            self._write(f"rank {self._rank}: {text}")
-        else:
-            self._write(text)
+        self._write(f"rank {self._rank}: {text}" if self._rank else text)
 
     def advance(self, done: int, description: str = "") -> None:
         """Moves the progress bar."""

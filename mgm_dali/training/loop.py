@@ -105,11 +105,9 @@ class _Loop:
         self.world = engine.world
         training = config.training
         self.global_batch = training.batch_size * training.accumulate_steps * self.world.size
+        videos_a_step = self.global_batch // config.augment.repeats
         self.schedule = cosine_schedule(
-            engine.parameter_groups,
-            training,
-            len(loader.manifest),
-            self.global_batch // config.augment.repeats,
+            engine.parameter_groups, training, len(loader.manifest), videos_a_step
         )
         self.rows: list[Tensor] = []
         """Manifest rows of the newest clips, to name them if something goes wrong."""
