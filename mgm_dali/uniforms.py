@@ -8,7 +8,9 @@ finaliser (Steele, Lea and Flood, OOPSLA 2014), in wrapping int64 arithmetic.
 import torch
 from torch import Tensor
 
-__all__ = ["uniform_integers", "uniforms"]
+__all__ = ["uniform_bits", "uniform_integers", "uniforms"]
+
+BITS = 24
 
 
 def uniforms(seed: Tensor, stream: int, count: int) -> Tensor:
@@ -16,16 +18,23 @@ def uniforms(seed: Tensor, stream: int, count: int) -> Tensor:
 
     Different streams of one clip are independent of each other.
     """
+    return uniform_bits(seed, stream, count).to(torch.float32) * 2.0**-BITS
+
+
+def uniform_bits(seed: Tensor, stream: int, count: int) -> Tensor:
+    """The same as whole numbers: `[B, count]` int64 from 0 to 2^24 - 1."""
     counter = torch.arange(count, device=seed.device)
     # The seed is mixed before the counter comes in, else neighbouring seeds would share numbers.
     state = _mix(seed[:, None] * 2 + 1 + _signed(0xD1342543DE82EF95 * stream))
-    bits = _mix(state + _signed(0x9E3779B97F4A7C15) * (counter + 1))
-    return _shift_right(bits, 40).to(torch.float32) * 2.0**-24
+    # It is state + GOLDEN * (counter + 1), as a compiler cannot that multiplies the counter first:
+    # it does so in its own head, and overflows.
+    bits = _mix((state * GOLDEN_INVERSE + (counter + 1)) * GOLDEN)
+    return _shift_right(bits, 64 - BITS)
 
 
 def uniform_integers(seed: Tensor, stream: int, low: int, high: int, count: int) -> Tensor:
     """`[B, count]` int64, uniform over low..high, both included."""
-    return low + (uniforms(seed, stream, count) * (high - low + 1)).floor().long()
+    return low + (uniform_bits(seed, stream, count) * (high - low + 1) >> BITS)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -43,3 +52,7 @@ def _signed(constant: int) -> int:
     """The int64 with the same low 64 bits."""
     constant %= 1 << 64
     return constant - (1 << 64) if constant >= 1 << 63 else constant
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+GOLDEN_INVERSE = _signed(pow(0x9E3779B97F4A7C15, -1, 1 << 64))

@@ -127,6 +127,10 @@ class MotionConfig(_Frozen):
     without_vectors: Literal["error", "block_matching", "dis_flow", "ignore"] = "error"
     """For videos of which FFmpeg gives none (HEVC, VP8, VP9, AV1): refuse them, estimate their
     motion, or let their clips be masked by simulated motion."""
+    accumulate: Literal["auto", "frame", "window"] = "auto"
+    """Motion of the sampled frame alone since the frame before it (`frame`, as in the paper), or
+    since the sampled frame before it, followed through all frames between (`window`). `auto` is
+    `frame`, but for `mask.strategy: flow_warp`, which moves tokens from sampled frame to frame."""
     subtract_camera: bool = False
     """Subtract each frame's dominant affine motion, so that what moves against the background
     counts and not the background. Off: the paper takes the vectors as they are."""
@@ -135,14 +139,35 @@ class MotionConfig(_Frozen):
 class MaskConfig(_Frozen):
     """Which tokens are hidden while pretraining."""
 
-    strategy: Literal["random", "tube", "simulated_motion", "motion_guided"] = "motion_guided"
-    """The rule; the table is `MASKS` in mgm_dali/masking/__init__.py."""
+    strategy: Literal[
+        "random",
+        "tube",
+        "block",
+        "simulated_motion",
+        "simulated_motion_sparse",
+        "motion_guided",
+        "motion_guided_sparse",
+        "flow_warp",
+    ] = "motion_guided"
+    """The rule; the table is `MASKS` in mgm_dali/masking/__init__.py, docs/masks.md shows them."""
     ratio: float = Field(0.75, gt=0, lt=1)
-    """Share of the tokens that is hidden (the paper's best for motion-guided masks: 0.75)."""
+    """Share of the tokens that is hidden (the paper's best for motion-guided masks: 0.75; VideoMAE
+    and MGMAE, whose masks are `tube` and `flow_warp`: 0.9)."""
     jitter: bool = True
-    """Let the motion-guided rectangle change its aspect ratio over time (paper: +0.2 top-1)."""
+    """Let the moving rectangle change its aspect ratio over time (paper: +0.2 top-1)."""
     border: Literal["shift", "grow"] = "shift"
     """At the border: move the rectangle inside, or let it be cut and grow to keep its count."""
+    center: Literal["top_1", "top_k", "vote"] = "top_1"
+    """Where `motion_guided` puts its rectangle: on the strongest vector (paper), in the middle of
+    the `top_k` strongest, or on the strongest mean of 3 x 3 vectors, in which noise cancels."""
+    top_k: int = Field(32, ge=1)
+    """Cells of 8 x 8 pixels that `center: top_k` looks at in each slice."""
+    decoded_share: float = Field(1.0, gt=0, le=1)
+    """Share of the hidden tokens that the decoder predicts, chosen by a running cell (VideoMAEv2:
+    0.5). Fewer make a step cheaper; the encoder sees the same tokens."""
+    compile: bool = False
+    """Compile the mask's arithmetic into a few kernels. Takes a minute at the start, and pays on a
+    GPU only, where each of some fifty small steps is a kernel otherwise."""
 
 
 class ModelConfig(_Frozen):

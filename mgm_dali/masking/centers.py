@@ -1,63 +1,86 @@
 """Where the hidden rectangle of each slice is centred.
 
-Letters: B clips, T frames, t slices (tubelets), h w patches. Positions are (y, x) in patches from
-the top left corner of the grid; the middle of patch (0, 0) is (0.5, 0.5).
+Letters: B clips, T frames, t slices (tubelets), h w patches. Positions are (y, x) from the top left
+corner of the grid, int64, in 256ths of a patch: the middle of patch (0, 0) is (128, 128). Whole
+numbers, because they are the same on every device, compiled or not.
 """
 
 import torch
 from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
-from mgm_dali.uniforms import uniform_integers, uniforms
+from mgm_dali.uniforms import BITS, uniform_bits, uniform_integers
 
-__all__ = ["hold_last", "simulated_centers", "strongest_motion"]
+__all__ = ["PATCH_UNITS", "hold_last", "middle_of_strongest", "simulated_centers"]
 
+PATCH_UNITS = 256
 START_STREAM, VELOCITY_STREAM = 1, 2
+FASTEST_PATCHES = 2
 
 
-def strongest_motion(motion: Tensor, valid: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """Centre of the strongest motion: positions `[B, t, 2]`, and where there is one `[B, t]`.
+def middle_of_strongest(strength: Tensor, top_k: int, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Mean position of the `top_k` strongest cells `[B, t, 2]`, and where any moves `[B, t]`.
 
-    `motion [B, T, H/8, W/8, 2]` in pixels, `valid [B, T]`. Pool_top1 of the paper's eq. 7. Open
-    there, chosen here: the strength of a slice is the maximum over the frames of its tubelet, and
-    the centre is the middle of the strongest 8x8 cell (the paper up-samples the cells to pixels,
-    where an argmax would mean the cell's first pixel).
+    `strength [B, t, H, W]`. With 1 it is Pool_top1 of the paper's eq. 7; an argmax in its map of
+    pixels would find the first pixel of a cell, which we take to be the cell's middle. Cells as
+    strong as the last of the k are all counted: blocks of one thing often have one vector, and the
+    first of them in memory would always be its upper left corner.
     """
-    batch, frames, cells_h, cells_w, _ = motion.shape
-    strength = motion.square().sum(-1) * valid[:, :, None, None]  # the square keeps the order
-    strength = strength.view(batch, grid.t, frames // grid.t, cells_h * cells_w).amax(2)
-    peak, cell = strength.max(-1)
-    y = (cell.div(cells_w, rounding_mode="floor") + 0.5) * (grid.h / cells_h)
-    x = (cell.remainder(cells_w) + 0.5) * (grid.w / cells_w)
-    return torch.stack((y, x), -1), peak > 0
+    _, _, rows, columns = strength.shape
+    if top_k == 1:
+        least = strength.amax((2, 3), keepdim=True)
+    else:
+        cells = strength.flatten(2)
+        least = cells.topk(min(top_k, rows * columns)).values[..., -1, None, None]
+    chosen = (strength >= least.clamp(min=1)).float()  # float32 adds whole numbers quickest
+    of_rows, of_columns = chosen.sum(3).long(), chosen.sum(2).long()
+    count = of_rows.sum(2).clamp(min=1)
+    along = (
+        ((2 * _position(places) + count) * (PATCH_UNITS * size) // (2 * len_cells * count))
+        for places, size, len_cells in ((of_rows, grid.h, rows), (of_columns, grid.w, columns))
+    )
+    return torch.stack(tuple(along), -1), of_rows.any(2)
 
 
-def hold_last(centers: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:
-    """Fills the slices without a centre: `[B, t, 2]`.
+def _position(counts: Tensor) -> Tensor:
+    """Sum of the indices of all that `counts [..., n]` counts."""
+    return (counts * torch.arange(counts.shape[-1], device=counts.device)).sum(-1)
 
-    They keep the last known one; before the first, the first; a clip that has none takes
-    `otherwise [B, t, 2]`. The paper is silent: an I-frame carries no vectors, and the argmax of
-    zeros would put the rectangle into the top left corner.
+
+def hold_last(values: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:
+    """Fills the slices of which nothing is known, `values [B, t, ...]`, `known [B, t]`.
+
+    They keep the last known; before the first, the first; a clip that has none takes `otherwise`.
+    The paper is silent: an I-frame carries no vectors, and the argmax of zeros would put the
+    rectangle into the top left corner.
     """
     slices = torch.arange(known.shape[1], device=known.device)
-    last = torch.where(known, slices, -1).cummax(1).values
-    first = known.int().argmax(1, keepdim=True)
+    before = known[:, None, :] & (slices <= slices[:, None])
+    last = torch.where(before, slices, -1).amax(2)
+    first = torch.where(known, slices, len(slices) - 1).amin(1, keepdim=True)
     source = torch.where(last < 0, first, last)
-    held = centers.gather(1, source[..., None].expand_as(centers))
-    return torch.where(known.any(1)[:, None, None], held, otherwise)
+    shape = (*source.shape, *[1] * (values.ndim - 2))
+    held = values.gather(1, source.view(shape).expand_as(values))
+    return torch.where(known.any(1).view(-1, *[1] * (values.ndim - 1)), held, otherwise)
 
 
-def simulated_centers(seed: Tensor, grid: PatchGrid, margin: Tensor) -> Tensor:
-    """Centres that move without looking at the video (SMM, eq. 5): `[B, t, 2]`.
+def simulated_centers(
+    seed: Tensor, grid: PatchGrid, margins: tuple[int, int], *, moving: bool = True
+) -> Tensor:
+    """Centres that do not look at the video (SMM, eq. 5): `[B, t, 2]`.
 
     A random start and a constant velocity, reflected where the rectangle would leave the frame;
-    `margin [2]` (y, x) is how near to the border a centre may come. The paper leaves the velocity
+    `margins` (y, x) are how near to the border a centre may come. The paper leaves the velocity
     open: ours is a whole number of patches from -2 to 2 a slice, along each axis.
     """
-    size = torch.tensor((grid.h, grid.w), dtype=torch.float32, device=seed.device)
-    room = (size - 2 * margin).clamp(min=1e-6)
-    start = uniforms(seed, START_STREAM, 2)[:, None] * room
-    velocity = uniform_integers(seed, VELOCITY_STREAM, -2, 2, 2)[:, None]
-    slices = torch.arange(grid.t, device=seed.device)[:, None]
-    path = (start + velocity * slices).remainder(2 * room)
-    return margin + torch.minimum(path, 2 * room - path)
+    starts = uniform_bits(seed, START_STREAM, 2)
+    velocities = uniform_integers(seed, VELOCITY_STREAM, -FASTEST_PATCHES, FASTEST_PATCHES, 2)
+    slices = torch.arange(grid.t, device=seed.device)
+    along = []
+    for axis, (size, margin) in enumerate(zip((grid.h, grid.w), margins, strict=True)):
+        room = max(size * PATCH_UNITS - 2 * margin, 1)
+        path = (starts[:, axis, None] * room >> BITS).expand(-1, grid.t)
+        if moving:
+            path = (path + velocities[:, axis, None] * PATCH_UNITS * slices).remainder(2 * room)
+        along.append(margin + torch.minimum(path, 2 * room - path))
+    return torch.stack(along, -1)

@@ -1,10 +1,10 @@
 """The rules: each gives every token a score, and each slice hides its highest.
 
-Letters: B clips, T frames, t slices, h w patches. A rule returns scores `[B, t, h, w]` float32 and
-how many tokens each slice hides more than the common count: `[B, t]` int64, or None for nowhere.
+Letters: B clips, T frames, t slices, h w patches. A rule returns scores `[B, t, h, w]`, whole
+numbers below 2^32 in any dtype, and how many tokens each slice hides more than the common count:
+`[B, t]` from -1 to 1 with a sum of zero, or None for nowhere.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,36 @@ from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
-from mgm_dali.masking.centers import hold_last, simulated_centers, strongest_motion
-from mgm_dali.uniforms import uniform_integers, uniforms
+from mgm_dali.masking import strength
+from mgm_dali.masking.centers import (
+    PATCH_UNITS,
+    hold_last,
+    middle_of_strongest,
+    simulated_centers,
+)
+from mgm_dali.masking.rectangle import (
+    count_change,
+    distance,
+    jitter,
+    shift_inside,
+    square_sides,
+    stretched,
+)
+from mgm_dali.uniforms import BITS, uniform_bits
 
-__all__ = ["MaskInputs", "motion_guided", "random_tokens", "simulated_motion", "tube"]
+__all__ = [
+    "MaskInputs",
+    "Scores",
+    "block",
+    "motion_guided",
+    "motion_guided_sparse",
+    "random_tokens",
+    "simulated_motion",
+    "simulated_motion_sparse",
+    "tube",
+]
 
-SCORE_STREAM, JITTER_STREAM = 3, 4
+SCORE_STREAM = 3
 
 Scores = tuple[Tensor, Tensor | None]
 
@@ -30,6 +54,8 @@ class MaskInputs:
     """`[B, T, H/8, W/8, 2]` float32 pixels."""
     motion_valid: Tensor
     """`[B, T]` bool."""
+    motion_known: Tensor
+    """`[B, T, H/8, W/8]` bool, False in all of a frame that is not valid."""
     seed: Tensor
     """`[B]` int64."""
     grid: PatchGrid
@@ -39,20 +65,42 @@ class MaskInputs:
 def random_tokens(inputs: MaskInputs) -> Scores:
     """Independent noise for every token (ST-MAE, Feichtenhofer et al. 2022)."""
     t, h, w = inputs.grid
-    return uniforms(inputs.seed, SCORE_STREAM, t * h * w).view(-1, t, h, w), None
+    return uniform_bits(inputs.seed, SCORE_STREAM, t * h * w).view(-1, t, h, w), None
 
 
 def tube(inputs: MaskInputs) -> Scores:
     """Noise for every place, the same in all slices (VideoMAE, Tong et al. 2022)."""
-    t, h, w = inputs.grid
-    noise = uniforms(inputs.seed, SCORE_STREAM, h * w).view(-1, 1, h, w)
-    return noise.expand(-1, t, h, w), None
+    return place_noise(inputs)[:, None].expand(-1, inputs.grid.t, -1, -1), None
+
+
+def block(inputs: MaskInputs) -> Scores:
+    """A square at a random place that stays there (the paper's "random block", Table 4e)."""
+    centers = _simulated(inputs, moving=False)
+    return -distance(centers, _unstretched(inputs), inputs.grid), None
 
 
 def simulated_motion(inputs: MaskInputs) -> Scores:
     """A rectangle that moves at random over the clip (SMM dense, eq. 5)."""
-    sides = _sides(inputs).expand(len(inputs.seed), inputs.grid.t, 2)
-    return _rectangle(_simulated(inputs), sides, inputs.grid), None
+    return _rectangle(inputs, _simulated(inputs))
+
+
+def simulated_motion_sparse(inputs: MaskInputs) -> Scores:
+    """Random weights around a centre that moves at random, and they move with it (SMM sparse).
+
+    That it is made of single patches which move is all the paper tells. Ours: noise as wide as half
+    a side, minus the distance in half sides; so patches thin out towards the rim and beyond it.
+    """
+    _, h, w = inputs.grid
+    height, width = square_sides(inputs.config.ratio, inputs.grid)
+    centers = _simulated(inputs)
+    # The noise is a torus that is rolled with the centre.
+    y, x = (centers // PATCH_UNITS).unbind(-1)
+    rows = (torch.arange(h, device=y.device) - y[..., None]).remainder(h)
+    columns = (torch.arange(w, device=x.device) - x[..., None]).remainder(w)
+    places = (rows[..., None] * w + columns[:, :, None]).flatten(1)
+    noise = place_noise(inputs).flatten(1).gather(1, places).view(-1, *inputs.grid)
+    weight = noise * (height * width // 2) >> BITS
+    return weight - distance(centers, _unstretched(inputs), inputs.grid), None
 
 
 def motion_guided(inputs: MaskInputs) -> Scores:
@@ -60,79 +108,50 @@ def motion_guided(inputs: MaskInputs) -> Scores:
 
     Eq. 7 prints y_t/2 for the rectangle's upper edge; it must be h_t/2.
     """
-    grid, sides = inputs.grid, _sides(inputs)
-    centers, known = strongest_motion(inputs.motion, inputs.motion_valid, grid)
-    centers = hold_last(centers, known, otherwise=_simulated(inputs))
-    stretch = _jitter(inputs)
-    sides = sides + torch.stack((-stretch, stretch), -1)
-    if inputs.config.border == "shift":
-        # Literal clipping at the border would hide 45% on average instead of 75%.
-        size = torch.tensor((grid.h, grid.w), dtype=torch.float32, device=centers.device)
-        half = torch.minimum(sides, size) / 2
-        centers = torch.minimum(torch.maximum(centers, half), size - half)
-    return _rectangle(centers, sides, grid), _count_change(stretch)
+    motion, config = inputs.motion, inputs.config
+    if config.center == "vote":
+        motion = strength.vote(motion, inputs.motion_known)
+    of_cells = strength.of_cells(motion, inputs.motion_valid, inputs.grid.t)
+    top_k = config.top_k if config.center == "top_k" else 1
+    centers, known = middle_of_strongest(of_cells, top_k, inputs.grid)
+    return _rectangle(inputs, hold_last(centers, known, otherwise=_simulated(inputs)))
 
 
-def _sides(inputs: MaskInputs) -> Tensor:
-    """(height, width) in patches `[2]`: the square of the wanted area, as in eq. 5.
+def motion_guided_sparse(inputs: MaskInputs) -> Scores:
+    """The patches that move most, wherever they are (MGM sparse)."""
+    scores = strength.of_patches(
+        inputs.motion, inputs.motion_valid, inputs.motion_known, inputs.grid
+    ).long()
+    known = scores.flatten(2).any(2)
+    return hold_last(scores, known, otherwise=simulated_motion_sparse(inputs)[0]), None
 
-    At 0.75 it is 12.12, which is no whole number of patches: the nearest whole rectangle hides
-    144 of 196 tokens, not 147. We rank tokens by distance instead, so the count is exact and the
-    rectangle is repaired at its rim. A grid narrower than the square gets the longer rectangle.
-    """
+
+def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:
+    """Minus the distance to the centres `[B, t, 2]`, with jitter and border as configured."""
+    grid, config = inputs.grid, inputs.config
+    stretch = jitter(inputs.seed, grid, config)
+    sides = stretched(square_sides(config.ratio, grid), stretch)
+    if config.border == "shift":
+        centers = shift_inside(centers, sides, grid)
+    # Near a border that does not shift it, the rectangle loses what the frame cuts off and grows on
+    # the other sides until its count is full.
+    return -distance(centers, sides, grid), count_change(stretch)
+
+
+def _unstretched(inputs: MaskInputs) -> Tensor:
+    """The sides without jitter, `[B, t, 2]`."""
+    none = torch.zeros_like(inputs.seed)[:, None].expand(-1, inputs.grid.t)
+    return stretched(square_sides(inputs.config.ratio, inputs.grid), none)
+
+
+def _simulated(inputs: MaskInputs, *, moving: bool = True) -> Tensor:
+    """Random centres whose rectangle stays inside of the frame, unless the border grows it."""
+    height, width = square_sides(inputs.config.ratio, inputs.grid)
+    margins = (height // 2, width // 2) if inputs.config.border == "shift" else (0, 0)
+    return simulated_centers(inputs.seed, inputs.grid, margins, moving=moving)
+
+
+def place_noise(inputs: MaskInputs) -> Tensor:
+    """24 random bits for every place, `[B, h, w]`."""
     _, h, w = inputs.grid
-    area = inputs.config.ratio * h * w
-    height = min(math.sqrt(area), h)
-    width = min(area / height, w)
-    height = min(area / width, h)
-    return torch.tensor((height, width), dtype=torch.float32, device=inputs.seed.device)
-
-
-def _simulated(inputs: MaskInputs) -> Tensor:
-    """Random moving centres whose rectangle stays inside the frame, unless the border grows it."""
-    margin = _sides(inputs) / 2 if inputs.config.border == "shift" else _sides(inputs) * 0
-    return simulated_centers(inputs.seed, inputs.grid, margin)
-
-
-def _rectangle(centers: Tensor, sides: Tensor, grid: PatchGrid) -> Tensor:
-    """Minus the distance from the centre in half sides, `[B, t, h, w]`: -1 is the rectangle's rim.
-
-    `centers` and `sides` are `[B, t, 2]` (y, x). Near a border that does not shift it, the
-    rectangle loses what the frame cuts off and grows on the other sides until its count is full.
-    """
-    y = torch.arange(grid.h, device=centers.device) + 0.5
-    x = torch.arange(grid.w, device=centers.device) + 0.5
-    half = sides[..., None, None] / 2
-    distance_y = (y[:, None] - centers[..., 0, None, None]).abs() / half[:, :, 0]
-    distance_x = (x - centers[..., 1, None, None]).abs() / half[:, :, 1]
-    return -torch.maximum(distance_y, distance_x)
-
-
-def _jitter(inputs: MaskInputs) -> Tensor:
-    """How much wider, and as much lower, the rectangle of each slice is: `[B, t]` in {-1, 0, 1}.
-
-    Eq. 6 and 7: w_t = w_{t-1} + s_x, h_t = h_{t-1} + s_y with steps that sum to zero. The paper
-    leaves the steps open: ours are s_x = -s_y in {-1, 0, 1}, so that the area hardly changes,
-    held within one patch of the square, and back at it in the first and the last slice.
-    """
-    t = inputs.grid.t
-    if not inputs.config.jitter:
-        return torch.zeros(len(inputs.seed), t, device=inputs.seed.device)
-    steps = uniform_integers(inputs.seed, JITTER_STREAM, -1, 1, t)
-    widths = [torch.zeros_like(steps[:, 0])]
-    for step in steps[:, 1:].unbind(1):
-        widths.append((widths[-1] + step).clamp(-1, 1))
-    widths[-1] = torch.zeros_like(widths[-1])
-    return torch.stack(widths, 1).float()
-
-
-def _count_change(stretch: Tensor) -> Tensor:
-    """Tokens each slice hides more or less, `[B, t]` int64, zero in the sum of a row.
-
-    (a + k)(a - k) = a^2 - k^2: a stretched rectangle is smaller by k^2, and what all slices lose
-    together is spread over them evenly, the rest over the first ones.
-    """
-    lost = stretch.long().square()
-    share = lost.sum(1, keepdim=True)
-    slices = torch.arange(lost.shape[1], device=lost.device)
-    return share // len(slices) + (slices < share % len(slices)) - lost
+    return uniform_bits(inputs.seed, SCORE_STREAM, h * w).view(-1, h, w)

@@ -1,0 +1,42 @@
+"""Which hidden tokens are predicted: decoder masking (VideoMAEv2, Wang et al., CVPR 2023).
+
+    slice 0   # #   slice 1   . #   slice 2   . .   slice 3   # .       # is predicted, where
+              . .             # .             # #             . #         it is hidden at all
+
+A cell of 2x2 places is repeated over the slice and runs on by one place from slice to slice, so
+that all of a thing is predicted at some time. It is less work, not another mask: the encoder sees
+the same tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from mgm_dali.clips.grid import PatchGrid
+from mgm_dali.masking.selection import hide_highest
+from mgm_dali.uniforms import uniform_integers
+
+__all__ = ["decoded_count", "decoded_tokens"]
+
+RUNNING_STREAM = 8
+
+
+def decoded_count(num_hidden: int, share: float) -> int:
+    """How many of a clip's hidden tokens are predicted: at least one."""
+    return max(1, int(share * num_hidden + 1e-6))
+
+
+@torch.no_grad()
+def decoded_tokens(mask: Tensor, seed: Tensor, grid: PatchGrid, num_decoded: int) -> Tensor:
+    """bool `[B, N]`, True = predicted: of each row of `mask [B, N]` exactly `num_decoded` tokens.
+
+    VideoMAEv2 predicts half of all places, visible ones included, and leaves those out of the loss.
+    We take hidden ones only, and the same count in every clip: where the running cell offers too
+    few or too many, the places it comes to next are added or the last ones left out.
+    """
+    t, h, w = grid
+    slices, rows, columns = (torch.arange(size, device=mask.device) for size in grid)
+    in_cell = 2 * (rows % 2)[:, None] + columns % 2
+    start = uniform_integers(seed, RUNNING_STREAM, 0, 3, 1)[..., None, None]
+    turn = (in_cell + slices[:, None, None] + start) % 4
+    first = torch.where(mask.view(-1, t, h, w), turn, -1).flatten(1)
+    return hide_highest(first[:, None], t * h * w - num_decoded, None, seed)[:, 0]
