@@ -60,7 +60,14 @@ def main() -> None:
     with make_loader(config, "pretrain") as loader:
         model.to(loader.placement.device).train()
         for step, batch in enumerate(islice(loader.endless(), options.steps)):
-            mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config.mask)
+            mask = make_mask(
+                batch.motion,
+                batch.motion_valid,
+                batch.seed,
+                grid,
+                config.mask,
+                batch.motion_known,
+            )
             loss = model(**huggingface_inputs(batch, mask)).loss
             optimizer.zero_grad()
             loss.backward()

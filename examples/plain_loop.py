@@ -31,7 +31,12 @@ def main() -> None:
         for epoch in range(3):
             for batch in loader:  # one epoch
                 mask = make_mask(
-                    batch.motion, batch.motion_valid, batch.seed, model.grid, config.mask
+                    batch.motion,
+                    batch.motion_valid,
+                    batch.seed,
+                    model.grid,
+                    config.mask,
+                    batch.motion_known,
                 )
                 loss = model(batch.video, mask)
                 optimizer.zero_grad()

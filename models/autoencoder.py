@@ -77,7 +77,7 @@ class Autoencoder(nn.Module):
 
     Videos are `[B, C, T, H, W]`, RGB normalised with the ImageNet mean and deviation. All methods
     raise ValueError for a video or mask that does not fit `grid`, or rows that hide unequal
-    counts. On a GPU pass `num_hidden`, the hidden tokens of a row: counting them costs a sync.
+    counts. On a GPU pass the counts, such as `num_hidden` of a row: counting them costs a sync.
     """
 
     decoder_position: Tensor
@@ -95,9 +95,25 @@ class Autoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def forward(self, video: Tensor, mask: Tensor, num_hidden: int | None = None) -> Tensor:
-        """Mean squared error over the hidden tokens' normalised pixels: a float32 scalar."""
+    def forward(
+        self,
+        video: Tensor,
+        mask: Tensor,
+        num_hidden: int | None = None,
+        decoded: Tensor | None = None,
+        num_decoded: int | None = None,
+    ) -> Tensor:
+        """Mean squared error over the hidden tokens' normalised pixels: a float32 scalar.
+
+        With `decoded` `[B, N]` (True = predicted, some of the hidden ones, `num_decoded` in every
+        row) the decoder is given those tokens only, and the loss is over them: decoder masking
+        (VideoMAEv2), less work for the same encoder.
+        """
         patches, visible, hidden = self._split(video, mask, num_hidden)
+        if decoded is not None:
+            if num_decoded is None and bool((decoded & ~mask).any()):
+                raise ValueError("decoded: only tokens that the mask hides can be predicted")
+            _, hidden = split_tokens(decoded, num_decoded)
         predicted = self._predict(patches, visible, hidden)
         with torch.no_grad():
             target = normalised_pixels(take_tokens(patches, hidden))

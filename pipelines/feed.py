@@ -22,6 +22,7 @@ from mgm_dali.clips.draw import Decoding, training_decoding, view_decoding
 from mgm_dali.clips.order import first_sample, shuffled_video, view_of_video
 from mgm_dali.config import RunConfig
 from mgm_dali.motion import MOTION_SOURCES, MotionField, read_clip
+from mgm_dali.motion.accumulate import accumulate, window_frames
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.field import QUARTER_PELS, no_motion
@@ -39,6 +40,7 @@ OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment i
     "origin",  # float32 [2] (top, left) of that in the source
     "frames",  # int32 [T] frame numbers, for NVDEC only
     "motion",  # int16 [T, ceil(H/8), ceil(W/8), 2] quarter pixels
+    "motion_known",  # uint8 [T, ceil(H/8), ceil(W/8), 1]
     "motion_valid",  # uint8 [T]
     "box_start",  # float32 [R, 2] (top, left) in source pixels; left and right swapped if mirrored
     "box_end",  # float32 [R, 2] (bottom, right)
@@ -81,6 +83,10 @@ class ClipFeed:
         self.encoded = encoded
         self.repeats = 1 if stage == "evaluate" else config.augment.repeats
         """Clips that are cut out of one decoding."""
+        self.accumulates = config.motion.accumulate == "window" or (
+            config.motion.accumulate == "auto" and config.mask.strategy == "flow_warp"
+        )
+        """Motion is that since the clip's frame before, not since the video's."""
         self.layers = config.augment.rand_augment.layers if stage == "finetune" else 0
         """Of RandAugment."""
         self.refused: dict[int, str] = {}
@@ -179,8 +185,6 @@ class ClipFeed:
             try:
                 decoding = decoding_of(row)
                 pixels, motion = self._read_unless_refused(decoding)
-                if self.config.motion.subtract_camera and self.motion_source is not None:
-                    motion = subtract_camera(motion)
             except Exception as error:  # any input may be bad in any way; the reason is reported
                 first_reason = first_reason or reason_of(error)
                 row = int(stand_ins.integers(len(self.manifest)))
@@ -209,12 +213,14 @@ class ClipFeed:
                 )
             encoded = np.fromfile(video.path, dtype=np.uint8)
             return encoded, self._read_motion(video, decoding.frames)
-        window = self.window(decoding)
+        frames, window = decoding.frames, self.window(decoding)
         if self.source_for(video) == "codec":  # one pass for both
-            pixels, motion = read_clip(video.path, decoding.frames, window=window)
+            numbers = self._motion_frames(frames)
+            pixels, motion = read_clip(video.path, frames, window=window, motion_frames=numbers)
+            motion = self._as_configured(motion, frames)
         else:
-            pixels = read_frames(video.path, decoding.frames, window=window)
-            motion = self._read_motion(video, decoding.frames)
+            pixels = read_frames(video.path, frames, window=window)
+            motion = self._read_motion(video, frames)
         _require_as_indexed(video)
         return pixels, motion
 
@@ -239,7 +245,18 @@ class ClipFeed:
         source = self.source_for(video)
         if source is None:
             return no_motion(len(frames), video.width, video.height)
-        return MOTION_SOURCES[source](video.path, frames, self.config.data.motion_store)
+        numbers, store = self._motion_frames(frames), self.config.data.motion_store
+        return self._as_configured(MOTION_SOURCES[source](video.path, numbers, store), frames)
+
+    def _motion_frames(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frames whose vectors are read for the motion of a clip's frames."""
+        return window_frames(frames) if self.accumulates else frames
+
+    def _as_configured(self, motion: MotionField, frames: NDArray[np.int64]) -> MotionField:
+        """The motion of a clip's frames, from that of `_motion_frames`."""
+        if self.accumulates:
+            motion = accumulate(motion, self._motion_frames(frames), frames)
+        return subtract_camera(motion) if self.config.motion.subtract_camera else motion
 
     def _arrays(
         self,
@@ -258,7 +275,8 @@ class ClipFeed:
             "origin": np.array(self.window(decoding)[:2], np.float32),
             "frames": decoding.frames.astype(np.int32),
             "motion": motion.vectors,
-            "motion_valid": motion.valid.astype(np.uint8),
+            "motion_known": motion.known[..., None].view(np.uint8),
+            "motion_valid": motion.valid.view(np.uint8),
             "box_start": np.ascontiguousarray(boxes[:, 0]),
             "box_end": np.ascontiguousarray(boxes[:, 1]),
             "motion_scale": np.array([_motion_scale(cut.crop, size) for cut in cuts], np.float32),

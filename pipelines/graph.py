@@ -26,15 +26,16 @@ from mgm_dali.pipelines.resize import CUTTERS, Box
 
 __all__ = ["GRAPH_OUTPUTS", "clip_pipeline", "external_source"]
 
-GRAPH_OUTPUTS = ("video", "motion", "motion_valid", "facts", "reason")
+GRAPH_OUTPUTS = ("video", "motion", "motion_known", "motion_valid", "facts", "reason")
 
 
 def clip_pipeline(feed: ClipFeed, placement: Placement, batches: Iterator[Batch]) -> Pipeline:
     """A built pipeline that gives `GRAPH_OUTPUTS` for one batch a run; `batches` are the feed's.
 
     Of the D decodings of a batch come `video [D, R * C, T, S, S]` float32, `motion
-    [D, R * T, S/8, S/8, 2]` float32, `motion_valid [D, T]`, `facts [D, R, 5]`, `reason [D, bytes]`.
-    The last two stay on the host whatever the placement: they are read there.
+    [D, R * T, S/8, S/8, 2]` float32, `motion_known [D, R * T, S/8, S/8, 1]`, `motion_valid [D, T]`,
+    `facts [D, R, 5]` and `reason [D, bytes]`. The last two stay on the host whatever the placement:
+    they are read there.
     """
     cuda = placement.device.type == "cuda"
     pipeline: Pipeline = _graph(
@@ -63,9 +64,10 @@ def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataN
         )
     else:
         pixels = _on(device, sent["pixels"])
-    motion, scale = _on(device, sent["motion"]), _on(device, sent["motion_scale"])
+    motion, known = _on(device, sent["motion"]), _on(device, sent["motion_known"])
+    scale = _on(device, sent["motion_scale"])
     size = feed.config.model.image_size
-    videos, motions = [], []
+    videos, motions, knowns = [], [], []
     for clip in range(feed.repeats):
         start, end = sent["box_start"][clip], sent["box_end"][clip]  # these stay on the host
         box = start - sent["origin"], end - sent["origin"]
@@ -75,9 +77,11 @@ def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataN
                 pixels, sent["operations"][clip], sent["levels"][clip], feed.layers
             )
         videos.append(_normalised(CUTTERS[device](changed, box, size)))
-        motions.append(_cut_motion(motion, (start, end), size // CELL_PIXELS) * scale[clip])
-    valid = _on(device, sent["motion_valid"])
-    return _in_a_row(videos), _in_a_row(motions), valid, sent["facts"], sent["reason"]
+        vectors = _cut_cells(motion, (start, end), size // CELL_PIXELS)
+        motions.append(fn.cast(vectors, dtype=types.FLOAT) * scale[clip])
+        knowns.append(_cut_cells(known, (start, end), size // CELL_PIXELS))
+    cut = _in_a_row(videos), _in_a_row(motions), _in_a_row(knowns)
+    return *cut, _on(device, sent["motion_valid"]), sent["facts"], sent["reason"]
 
 
 def _on(device: str, data: DataNode) -> DataNode:
@@ -89,6 +93,7 @@ KINDS = {
     "origin": (types.FLOAT, 1, ""),
     "frames": (types.INT32, 1, ""),
     "motion": (types.INT16, 4, "FHWC"),
+    "motion_known": (types.UINT8, 4, "FHWC"),
     "motion_valid": (types.UINT8, 1, ""),
     "box_start": (types.FLOAT, 2, ""),
     "box_end": (types.FLOAT, 2, ""),
@@ -129,20 +134,19 @@ def _normalised(frames: DataNode) -> DataNode:
     )
 
 
-def _cut_motion(motion: DataNode, box: Box, cells: int) -> DataNode:
-    """int16 vectors on the source's 8x8 cells to float32 on the crop's own, values untouched.
+def _cut_cells(plane: DataNode, box: Box, cells: int) -> DataNode:
+    """What is known of the source's 8x8 cells for those of the crop, values untouched.
 
     Nearest neighbour, because a vector between two others is the motion of neither.
     """
     start, end = box
-    resized = fn.resize(
-        motion,
+    return fn.resize(
+        plane,
         roi_start=start / np.float32(CELL_PIXELS),
         roi_end=end / np.float32(CELL_PIXELS),
         size=(cells, cells),
         interp_type=types.INTERP_NN,
     )
-    return fn.cast(resized, dtype=types.FLOAT)
 
 
 def _in_a_row(clips: list[DataNode]) -> DataNode:

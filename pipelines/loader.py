@@ -259,6 +259,7 @@ class ClipLoader:
             index=index,
             view=view,
             seed=seed,
+            motion_known=_apart(outputs["motion_known"], self._feed.repeats)[..., 0].bool(),
         )
 
     def _account(self, facts: Tensor, reasons: Tensor) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import EVERY_BACKBONE, normal_clip, randomised, tiny_config, uneven_masks
+from plain_autoencoder import plain_forward, plain_target
 from torch import Tensor
 
 from mgm_dali.clips.grid import token_grid
@@ -18,80 +19,6 @@ from mgm_dali.models import BACKBONES, Autoencoder, build_autoencoder
 from mgm_dali.models.attention import Attention, attend
 from mgm_dali.models.autoencoder import normalised_target
 from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, unpatchify
-from mgm_dali.models.position import sinusoid_table
-
-Weights = dict[str, Tensor]
-
-
-# VideoMAE's pretraining, written from its description with the simplest operations there are.
-
-
-def plain_block(x: Tensor, w: Weights, at: str, heads: int) -> Tensor:
-    def norm(y: Tensor, which: str) -> Tensor:
-        return F.layer_norm(
-            y, y.shape[-1:], w[f"{at}.{which}.weight"], w[f"{at}.{which}.bias"], 1e-6
-        )
-
-    width = x.shape[-1]
-    y = norm(x, "norm1")
-    weight = w[f"{at}.attn.qkv.weight"]
-    q = y @ weight[:width].T + w[f"{at}.attn.q_bias"]
-    k = y @ weight[width : 2 * width].T
-    v = y @ weight[2 * width :].T + w[f"{at}.attn.v_bias"]
-    outputs = []
-    for head in range(heads):
-        part = slice(head * width // heads, (head + 1) * width // heads)
-        scores = torch.einsum("bnd,bmd->bnm", q[..., part], k[..., part]) * (width // heads) ** -0.5
-        outputs.append(torch.einsum("bnm,bmd->bnd", scores.softmax(-1), v[..., part]))
-    x = x + F.linear(torch.cat(outputs, -1), w[f"{at}.attn.proj.weight"], w[f"{at}.attn.proj.bias"])
-    y = norm(x, "norm2")
-    y = F.gelu(F.linear(y, w[f"{at}.mlp.fc1.weight"], w[f"{at}.mlp.fc1.bias"]))
-    return x + F.linear(y, w[f"{at}.mlp.fc2.weight"], w[f"{at}.mlp.fc2.bias"])
-
-
-def plain_target(video: Tensor, mask: Tensor) -> Tensor:
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1, 1)
-    pixels = video * std + mean
-    batch, _, frames, height, width = pixels.shape
-    clips = []
-    for b in range(batch):
-        tokens = []
-        for t in range(0, frames, 2):
-            for y in range(0, height, 16):
-                for x in range(0, width, 16):
-                    cube = pixels[b, :, t : t + 2, y : y + 16, x : x + 16].reshape(3, 512)
-                    cube = (cube - cube.mean(1, keepdim=True)) / (cube.std(1, keepdim=True) + 1e-6)
-                    tokens.append(cube.T.reshape(-1))  # channel fastest
-        clips.append(torch.stack(tokens)[mask[b]])
-    return torch.stack(clips)
-
-
-def plain_forward(
-    config: ModelConfig, w: Weights, video: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, prediction `[B, M, 1536]` and encoder output `[B, K, D]`."""
-    size = BACKBONES[config.name]
-    batch = len(video)
-    x = F.conv3d(
-        video, w["encoder.patch_embed.proj.weight"], w["encoder.patch_embed.proj.bias"], (2, 16, 16)
-    )
-    x = x.flatten(2).transpose(1, 2) + sinusoid_table(mask.shape[1], size.width)
-    x = x[~mask].reshape(batch, -1, size.width)
-    for index in range(size.depth):
-        x = plain_block(x, w, f"encoder.blocks.{index}", size.num_heads)
-    x = F.layer_norm(x, x.shape[-1:], w["encoder.norm.weight"], w["encoder.norm.bias"], 1e-6)
-    y = x @ w["encoder_to_decoder.weight"].T
-    table = sinusoid_table(mask.shape[1], size.decoder_width).expand(batch, -1, -1)
-    seen = table[~mask].reshape(batch, -1, size.decoder_width)
-    unseen = table[mask].reshape(batch, -1, size.decoder_width)
-    y = torch.cat([y + seen, w["mask_token"] + unseen], dim=1)
-    for index in range(config.decoder_depth):
-        y = plain_block(y, w, f"decoder.blocks.{index}", size.decoder_heads)
-    y = y[:, -unseen.shape[1] :]
-    y = F.layer_norm(y, y.shape[-1:], w["decoder.norm.weight"], w["decoder.norm.bias"], 1e-6)
-    y = F.linear(y, w["decoder.head.weight"], w["decoder.head.bias"])
-    return F.mse_loss(y, plain_target(video, mask)), y, x
 
 
 @pytest.fixture(scope="module", params=EVERY_BACKBONE)
@@ -119,6 +46,35 @@ def test_loss_prediction_and_gradients_are_those_of_the_plain_computation(
         torch.testing.assert_close(
             parameter.grad, weights[name].grad, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: n + m
         )
+
+
+def test_decoder_masking_leaves_out_of_decoder_and_loss_what_is_not_predicted(
+    autoencoder: Autoencoder,
+) -> None:
+    config = autoencoder.config
+    video, mask = normal_clip(config), uneven_masks(config)
+    decoded = mask & uneven_masks(config, hidden=16).flip(1)
+    count = int(decoded.sum(1).min())
+    decoded &= decoded.cumsum(1) <= count
+    weights = {n: p.detach().clone().requires_grad_() for n, p in autoencoder.named_parameters()}
+    expected, _, _ = plain_forward(config, weights, video, mask, decoded)
+    expected.backward()
+    for counts in ((None, None), (24, count)):
+        autoencoder.zero_grad()
+        loss = autoencoder(video, mask, counts[0], decoded, counts[1])
+        loss.backward()
+        torch.testing.assert_close(loss, expected, atol=1e-4, rtol=0)
+        for name, parameter in autoencoder.named_parameters():
+            torch.testing.assert_close(
+                parameter.grad, weights[name].grad, atol=1e-4, rtol=1e-3, msg=name
+            )
+
+
+def test_what_is_visible_cannot_be_predicted() -> None:
+    config = tiny_config()
+    autoencoder, mask = build_autoencoder(config), uneven_masks(config)
+    with pytest.raises(ValueError, match="only tokens that the mask hides"):
+        autoencoder(normal_clip(config), mask, decoded=~mask)
 
 
 def test_the_table_of_backbones_is_what_the_configuration_offers() -> None:

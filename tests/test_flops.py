@@ -34,6 +34,20 @@ def test_the_formula_is_what_torch_counts_where_it_sees_attention(
     assert counter.get_total_flops() / 1e9 == pytest.approx(forward_gflops(config, 32), rel=1e-6)
 
 
+def test_predicting_half_of_the_hidden_tokens_spares_decoder_work_alone() -> None:
+    config = ModelConfig(name="vit_base")
+    whole, half = forward_gflops(config, 392), forward_gflops(config, 392, 588)
+    assert forward_gflops(config, 392, 1176) == whole
+    decoder_only = whole - forward_gflops(config.model_copy(update={"decoder_depth": 0}), 392)
+    assert 0.3 * decoder_only < whole - half < decoder_only
+
+
+@pytest.mark.parametrize("decoded", [0, 1177])
+def test_predicting_nothing_or_more_than_is_hidden_is_refused(decoded: int) -> None:
+    with pytest.raises(ValueError, match=f"found {decoded}"):
+        forward_gflops(ModelConfig(), 392, decoded)
+
+
 @pytest.mark.parametrize("visible", [0, 1569, -1])
 def test_no_token_or_more_than_all_is_refused(visible: int) -> None:
     with pytest.raises(ValueError, match=f"found {visible}"):

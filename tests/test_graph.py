@@ -40,10 +40,13 @@ class NoiseFeed(ClipFeed):
         video = self.manifest[decoding.row]
         pixels = rng.integers(0, 256, (NUM_FRAMES, video.height, video.width, 3), dtype=np.uint8)
         cells = (-(-video.height // 8), -(-video.width // 8))
-        vectors = rng.integers(-400, 400, (NUM_FRAMES, *cells, 2), dtype=np.int16)
+        known = rng.random((NUM_FRAMES, *cells)) < 0.8
+        vectors = rng.integers(-400, 400, (NUM_FRAMES, *cells, 2), dtype=np.int16) | 1  # never 0
+        vectors[~known] = 0
         window = self.window(decoding)
         pixels = pixels[:, window.top : window.bottom, window.left : window.right]
-        return np.ascontiguousarray(pixels), MotionField(vectors, rng.random(NUM_FRAMES) < 0.7)
+        field = MotionField(vectors, rng.random(NUM_FRAMES) < 0.7, known)
+        return np.ascontiguousarray(pixels), field
 
 
 @dataclass(repr=False)
@@ -149,6 +152,13 @@ def test_motion_equals_an_independent_numpy_version_on_thousands_of_crops(epochs
     clips = 4 * len(SIZES)
     assert compared == clips * CELLS**2 and undecided < 0.02 * compared
     assert 0.4 < flips / clips < 0.6
+
+
+def test_which_cells_are_known_travels_with_their_vectors(epochs):
+    for epoch in epochs.values():
+        motion, known = epoch.outputs["motion"], epoch.outputs["motion_known"][..., 0]
+        assert np.array_equal(known.astype(bool), motion.any(-1))
+        assert 0.7 < known.mean() < 0.9
 
 
 def by_grid_sample(pixels, start, end):

@@ -1,7 +1,7 @@
 """The value that crosses from the data pipeline to masks and models."""
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
 
 from mgm_dali.config import CELL_PIXELS
 
@@ -38,11 +38,19 @@ class ClipBatch:
     """`[B]` int64, test view of the video; while training, which of its `augment.repeats`."""
     seed: "torch.Tensor"
     """`[B]` int64, the clip's own draw, from which its mask follows."""
+    motion_known: "torch.Tensor" = field(default=cast(Any, None))
+    """`[B, T, H/8, W/8]` bool, False where a cell has no vector: in frames that are not valid, and
+    in the intra-coded blocks of others. If left out, all cells of valid frames are known."""
 
     def __post_init__(self) -> None:
         clips, _, frames, height, width = self.video.shape
+        cells = (clips, frames, height // CELL_PIXELS, width // CELL_PIXELS)
+        if cast(Any, self.motion_known) is None:
+            everywhere = self.motion_valid[:, :, None, None].expand(cells)
+            object.__setattr__(self, "motion_known", everywhere)
         expected = {
-            "motion": (clips, frames, height // CELL_PIXELS, width // CELL_PIXELS, 2),
+            "motion": (*cells, 2),
+            "motion_known": cells,
             "motion_valid": (clips, frames),
             **dict.fromkeys(("label", "index", "view", "seed"), (clips,)),
         }

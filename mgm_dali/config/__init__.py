@@ -4,7 +4,7 @@
 are in `schema.py`.
 """
 
-from mgm_dali.config.reading import dump_config, load_config
+from mgm_dali.config.reading import dump_config, load_config, override_config
 from mgm_dali.config.schema import (
     CELL_PIXELS,
     PATCH_PIXELS,
@@ -37,4 +37,5 @@ __all__ = [
     "TrainingConfig",
     "dump_config",
     "load_config",
+    "override_config",
 ]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from mgm_dali.config.schema import RunConfig
 from mgm_dali.errors import UserError
 
-__all__ = ["dump_config", "load_config"]
+__all__ = ["dump_config", "load_config", "override_config"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -23,19 +23,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `UserError` naming the file or override, the key, what was found and what is expected.
     """
-    tree = _read_yaml(Path(path))
-    for override in overrides:
-        _apply_override(tree, override)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_explain(error, f"{path}")) from None
+    return _checked(_read_yaml(Path(path)), overrides, f"{path}")
+
+
+def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration with `a.b=value` overrides, checked as a file's are.
+
+    Raises `UserError` naming the key, what was found and what is expected.
+    """
+    return _checked(config.model_dump(mode="json"), overrides, "KEY=VALUE")
 
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal value."""
     tree = config.model_dump(mode="json")
     return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def _checked(tree: dict[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(error, where)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

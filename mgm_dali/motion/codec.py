@@ -86,23 +86,32 @@ def read_motion(path: str | Path, frames: FrameNumbers | None = None) -> MotionF
 
 
 def read_clip(
-    path: str | Path, frames: FrameNumbers, *, window: Window | None = None
+    path: str | Path,
+    frames: FrameNumbers,
+    *,
+    window: Window | None = None,
+    motion_frames: FrameNumbers | None = None,
 ) -> tuple[NDArray[np.uint8], MotionField]:
     """Reads frames and their motion in one decoding pass: uint8 `[T, H, W, 3]` RGB, and the field.
 
     In the order asked; repeats are allowed. With a `window` the frames are that part alone, and the
-    field is still the whole picture's. Raises `VideoError`.
+    field is still the whole picture's. With `motion_frames` the field is of those frames instead.
+    Raises `VideoError`.
     """
     to_rgb = RgbConverter(path, window)
+    moving = frames if motion_frames is None else motion_frames
+    shown = {int(number) for number in frames}
     images: dict[int, NDArray[np.uint8]] = {}
 
     def keep_images() -> Iterator[NumberedFrame]:
-        for number, frame in decode_frames(path, frames, export_vectors=True):
-            images[number] = to_rgb(frame)
+        read = sorted(shown.union(map(int, moving)))
+        for number, frame in decode_frames(path, read, export_vectors=True):
+            if number in shown:
+                images[number] = to_rgb(frame)
             yield number, frame
 
     grids = _motion_of_frames(path, keep_images())
-    return np.stack([images[int(number)] for number in frames]), gather(grids, frames)
+    return np.stack([images[int(number)] for number in frames]), gather(grids, moving)
 
 
 def _motion_of_frames(path: str | Path, decoded: Iterator[NumberedFrame]) -> dict[int, Grid]:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.masking import NEEDS_MOTION, hidden_per_slice, make_mask
+from mgm_dali.masking import (
+    NEEDS_MOTION,
+    decoded_count,
+    decoded_tokens,
+    hidden_per_slice,
+    make_mask,
+)
 from mgm_dali.models import build_autoencoder, load_pretrained
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.pipelines.placement import choose_device
@@ -30,19 +36,27 @@ def pretrain(config: RunConfig) -> Path:
         description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
     grid = autoencoder.grid
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
+    num_decoded = decoded_count(num_hidden, config.mask.decoded_share)
+    mask_of = make_mask
+    if config.mask.compile:
+        mask_of = torch.compile(make_mask, fullgraph=True, dynamic=False)
 
     def loss(engine: Engine, batch: ClipBatch) -> Tensor:
-        mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config.mask)
-        result: Tensor = engine(batch.video, mask, num_hidden)
+        motion = batch.motion, batch.motion_valid
+        mask = mask_of(*motion, batch.seed, grid, config.mask, batch.motion_known)
+        decoded = None
+        if num_decoded < num_hidden:
+            decoded = decoded_tokens(mask, batch.seed, grid, num_decoded)
+        result: Tensor = engine(batch.video, mask, num_hidden, decoded, num_decoded)
         return result
 
     visible = grid.num_tokens - num_hidden
     parameters = sum(p.numel() for p in autoencoder.parameters())
     description += [
         f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
-        f"{forward_gflops(config.model, visible):.1f} GFLOPs a clip and forward pass",
+        f"{forward_gflops(config.model, visible, num_decoded):.1f} GFLOPs a clip and forward pass",
         f"mask       {config.mask.strategy}, ratio {config.mask.ratio}: {num_hidden} of "
-        f"{grid.num_tokens} tokens hidden",
+        f"{grid.num_tokens} tokens hidden, {num_decoded} of them predicted",
     ]
     groups = param_groups_weight_decay(
         autoencoder, config.training.weight_decay, no_weight_decay_list=("mask_token",)

@@ -1,0 +1,325 @@
+"""Every mask once more, slow and plain: loops over Python's whole numbers, one clip at a time.
+
+Written from what the package promises, to be compared with it; it shares no code with it.
+Lengths and places are in 256ths of a patch, vectors in eighths of a pixel.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mgm_dali.config import MaskConfig
+from mgm_dali.masking import PatchGrid
+
+PATCH = 256
+CELL_STEPS = 64
+LONGEST = 2048
+TIES, START, VELOCITY, NOISE, JITTER, RUNNING = 0, 1, 2, 3, 4, 8
+"""The streams of random numbers."""
+
+
+@dataclass
+class Clip:
+    """`motion[frame][row][column]` is (dx, dy) in pixels, `known` likewise, `valid[frame]`."""
+
+    motion: list
+    valid: list
+    known: list
+    seed: int
+    grid: PatchGrid
+    config: MaskConfig
+
+    def __post_init__(self):
+        self.rows, self.columns = 2 * self.grid.h, 2 * self.grid.w
+        self.cells = [(row, column) for row in range(self.rows) for column in range(self.columns)]
+        self.places = [(row, column) for row in range(self.grid.h) for column in range(self.grid.w)]
+        self.ratio = Fraction(str(self.config.ratio))
+        self.hidden = math.floor(self.ratio * len(self.places))
+
+    def vector(self, frame, cell):
+        """(dx, dy) in eighths of a pixel."""
+        return tuple(
+            round(8 * min(max(pixels, -1e9), 1e9)) for pixels in self.motion[frame][cell[0]][cell[1]]
+        )
+
+    def is_known(self, frame, cell):
+        return self.known[frame][cell[0]][cell[1]]
+
+    def around(self, cell):
+        """The cell and its neighbours, as far as they are in the frame."""
+        row, column = cell
+        return [
+            (y, x)
+            for y in range(max(row - 1, 0), min(row + 2, self.rows))
+            for x in range(max(column - 1, 0), min(column + 2, self.columns))
+        ]
+
+
+def reference_mask(motion, valid, known, seed, grid, config):
+    """One clip's mask, a list of t * h * w bools; the arguments are lists."""
+    clip = Clip(motion, valid, known, seed, grid, config)
+    scores, more = STRATEGIES[config.strategy](clip)
+    mask = []
+    for of_slice, extra in zip(scores, more or [0] * grid.t, strict=True):
+        highest = the_highest(of_slice, clip.hidden + extra, seed)
+        mask += [place in highest for place in range(len(of_slice))]
+    return mask
+
+
+def reference_decoded(mask, seed, grid, num_decoded):
+    """One clip's predicted tokens, a list of bools."""
+    start = integer(seed, RUNNING, 0, low=0, high=3)
+    turns = [
+        (2 * (row % 2) + column % 2 + number + start) % 4
+        for number in range(grid.t)
+        for row in range(grid.h)
+        for column in range(grid.w)
+    ]
+    scores = [turn if hidden else -1 for turn, hidden in zip(turns, mask, strict=True)]
+    chosen = the_highest(scores, num_decoded, seed)
+    return [token in chosen for token in range(len(mask))]
+
+
+def the_highest(scores, count, seed):
+    """Indices of the highest; the clip's noise, then the index decides between equals."""
+    noise = [bits(seed, TIES, index) >> 8 for index in range(len(scores))]
+    order = sorted(range(len(scores)), key=lambda i: (scores[i], noise[i], i), reverse=True)
+    return set(order[:count])
+
+
+def mix(x):
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) % 2**64
+    return x ^ x >> 31
+
+
+def bits(seed, stream, number):
+    """Number so-and-so of a stream: SplitMix64, its upper 24 bits."""
+    state = mix((2 * seed + 1 + 0xD1342543DE82EF95 * stream) % 2**64)
+    return mix((state + 0x9E3779B97F4A7C15 * (number + 1)) % 2**64) >> 40
+
+
+def integer(seed, stream, number, *, low, high):
+    return low + bits(seed, stream, number) * (high - low + 1) // 2**24
+
+
+def random_tokens(clip):
+    noise = iter(range(clip.grid.num_tokens))
+    return [[bits(clip.seed, NOISE, next(noise)) for _ in clip.places] for _ in range(clip.grid.t)], None
+
+
+def place_noise(clip):
+    return [bits(clip.seed, NOISE, number) for number in range(len(clip.places))]
+
+
+def tube(clip):
+    return [place_noise(clip)] * clip.grid.t, None
+
+
+def block(clip):
+    first = simulated_path(clip)[0]
+    return [distances(clip, first, square(clip))] * clip.grid.t, None
+
+
+def simulated_motion(clip):
+    return rectangles(clip, simulated_path(clip))
+
+
+def simulated_motion_sparse(clip):
+    height, width = square(clip)
+    noise = dict(zip(clip.places, place_noise(clip), strict=True))
+    scores = []
+    for center in simulated_path(clip):
+        far = distances(clip, center, (height, width))
+        scores.append([])
+        for (row, column), score in zip(clip.places, far, strict=True):
+            there = (row - center[0] // PATCH) % clip.grid.h, (column - center[1] // PATCH) % clip.grid.w
+            # Noise from 0 to 1, in half sides, on the scale of `distances`.
+            weight = math.floor(Fraction(noise[there], 2**24) * (height * width // 2))
+            scores[-1].append(weight + score)
+    return scores, None
+
+
+def motion_guided(clip):
+    centers = [strongest_middle(clip, number) for number in range(clip.grid.t)]
+    return rectangles(clip, held(centers, otherwise=simulated_path(clip)))
+
+
+def motion_guided_sparse(clip):
+    scores = []
+    for number in range(clip.grid.t):
+        of_slice = dict.fromkeys(clip.places, 0)
+        for frame in (2 * number, 2 * number + 1):
+            if clip.valid[frame]:
+                strengths = {cell: strength(clip.vector(frame, cell)) for cell in clip.cells}
+                for cell in clip.cells:
+                    take = [cell] if clip.is_known(frame, cell) else clip.around(cell)
+                    place = cell[0] // 2, cell[1] // 2
+                    of_slice[place] = max(of_slice[place], *(strengths[c] for c in take), 0)
+        found = [of_slice[place] for place in clip.places]
+        scores.append(found if any(found) else None)
+    return held(scores, otherwise=simulated_motion_sparse(clip)[0]), None
+
+
+def flow_warp(clip):
+    noise = place_noise(clip)
+    hidden = the_highest(noise, clip.hidden, clip.seed)
+    shown = [place for number, place in enumerate(clip.places) if number not in hidden]
+    bell = {}
+    for row, column in clip.cells:  # in half cells, of which a patch has four
+        nearest = min((2 * row + 1 - 4 * y - 2) ** 2 + (2 * column + 1 - 4 * x - 2) ** 2 for y, x in shown)
+        bell[row, column] = (4**2 * 2**16) // (4**2 + nearest)
+    ways = {}
+    scores = []
+    for number in range(clip.grid.t):
+        shown_there = dict.fromkeys(clip.places, 0)
+        for frame in (2 * number, 2 * number + 1):
+            for cell in clip.cells:
+                there = cell_at(clip, cell, way_to_middle(clip, frame, cell, ways))
+                shown_there[cell[0] // 2, cell[1] // 2] += bell[there]
+        scores.append([-shown_there[place] for place in clip.places])
+    return scores, None
+
+
+def way_to_middle(clip, frame, cell, ways):
+    """How far what is in a cell is from there in the middle frame; `ways` remembers."""
+    if frame == clip.grid.t:
+        return 0, 0
+    if (frame, cell) not in ways:
+        back = frame > clip.grid.t
+        tells, sign = (frame, -1) if back else (frame + 1, 1)
+        step = (0, 0)
+        if clip.is_known(tells, cell):
+            step = tuple(sign * min(max(way, -LONGEST), LONGEST) for way in clip.vector(tells, cell))
+        beyond = way_to_middle(clip, frame - 1 if back else tells, cell_at(clip, cell, step), ways)
+        ways[frame, cell] = step[0] + beyond[0], step[1] + beyond[1]
+    return ways[frame, cell]
+
+
+def cell_at(clip, cell, way):
+    """The cell some way off the middle of `cell`, which stands in for all outside of the frame."""
+    row = cell[0] + (CELL_STEPS // 2 + way[1]) // CELL_STEPS
+    column = cell[1] + (CELL_STEPS // 2 + way[0]) // CELL_STEPS
+    return (row, column) if 0 <= row < clip.rows and 0 <= column < clip.columns else cell
+
+
+def strength(vector):
+    return min(vector[0] ** 2 + vector[1] ** 2, 2 * LONGEST**2)
+
+
+def strongest_middle(clip, number):
+    """Eq. 7's centre in one slice: (y, x), or None where nothing moves."""
+    strengths = dict.fromkeys(clip.cells, 0)
+    for frame in (2 * number, 2 * number + 1):
+        if clip.valid[frame]:
+            vector = voted if clip.config.center == "vote" else Clip.vector
+            for cell in clip.cells:
+                strengths[cell] = max(strengths[cell], strength(vector(clip, frame, cell)))
+    moving = sorted((s for s in strengths.values() if s), reverse=True)
+    if not moving:
+        return None
+    count = clip.config.top_k if clip.config.center == "top_k" else 1
+    least = moving[:count][-1]
+    chosen = [cell for cell in clip.cells if strengths[cell] >= least]
+    middles = (sum(cell[axis] + Fraction(1, 2) for cell in chosen) / len(chosen) for axis in (0, 1))
+    return tuple(math.floor(middle / 2 * PATCH) for middle in middles)
+
+
+def voted(clip, frame, cell):
+    votes = [clip.vector(frame, c) for c in clip.around(cell) if clip.is_known(frame, c)]
+    if not votes:
+        return 0, 0
+    sums = (sum(min(max(vote[axis], -LONGEST), LONGEST) for vote in votes) for axis in (0, 1))
+    return tuple(math.trunc(Fraction(total, len(votes))) for total in sums)
+
+
+def held(values, *, otherwise):
+    """None takes the last value, or the first where there is none yet."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return otherwise
+    filled, last = [], known[0]
+    for value in values:
+        last = last if value is None else value
+        filled.append(last)
+    return filled
+
+
+def simulated_path(clip):
+    """(y, x) in each slice: a walk that turns round at the walls."""
+    ways = []
+    for axis, (size, side) in enumerate(zip(clip.grid[1:], square(clip), strict=True)):
+        margin = side // 2 if clip.config.border == "shift" else 0
+        room = max(size * PATCH - 2 * margin, 1)
+        place = math.floor(Fraction(bits(clip.seed, START, axis), 2**24) * room)
+        speed = PATCH * integer(clip.seed, VELOCITY, axis, low=-2, high=2)
+        ways.append([])
+        for _ in range(clip.grid.t):
+            ways[-1].append(margin + place)
+            place += speed
+            while not 0 <= place <= room:
+                place = -place if place < 0 else 2 * room - place
+                speed = -speed
+    return list(zip(*ways, strict=True))
+
+
+def square(clip):
+    """(height, width), each a whole even number: a square if the frame is high and wide enough."""
+    _, h, w = clip.grid
+    area = clip.ratio * len(clip.places)
+    height_squared = width_squared = area
+    if area > h**2:
+        height_squared, width_squared = h**2, (area / h) ** 2
+    elif area > w**2:
+        height_squared, width_squared = (area / w) ** 2, w**2
+    # Half a side, to the nearest whole number, is (2 * half + 1) // 2.
+    doubled = (math.isqrt(math.floor(s * PATCH**2)) for s in (height_squared, width_squared))
+    return tuple(2 * ((half + 1) // 2) for half in doubled)
+
+
+def rectangles(clip, centers):
+    """Scores around the centres, and how many tokens more each slice hides."""
+    t, h, w = clip.grid
+    wider = [0]
+    for number in range(1, t):
+        step = integer(clip.seed, JITTER, number, low=-1, high=1)
+        wider.append(min(max(wider[-1] + step, -1), 1))
+    wider[-1] = 0
+    if not clip.config.jitter or clip.hidden < 2 or len(clip.places) - clip.hidden < 2:
+        wider = [0] * t
+    scores = []
+    for center, patches in zip(centers, wider, strict=True):
+        height, width = square(clip)
+        sides = max(height - patches * PATCH, 2), width + patches * PATCH
+        if clip.config.border == "shift":
+            center = [
+                min(max(place, min(side, size * PATCH) // 2), size * PATCH - min(side, size * PATCH) // 2)
+                for place, side, size in zip(center, sides, (h, w), strict=True)
+            ]
+        scores.append(distances(clip, center, sides))
+    more = [-(patches**2) for patches in wider]  # (a + 1)(a - 1) is a * a - 1
+    for number in range(-sum(more)):
+        more[number % t] += 1
+    return scores, more
+
+
+def distances(clip, center, sides):
+    """Minus how far each place is, in half sides, on a scale of half the rectangle's area."""
+    half_area = Fraction(sides[0] * sides[1], 2)
+    scores = []
+    for place in clip.places:
+        away = [abs(place[axis] * PATCH + PATCH // 2 - center[axis]) for axis in (0, 1)]
+        scores.append(-int(max(Fraction(2 * away[axis], sides[axis]) for axis in (0, 1)) * half_area))
+    return scores
+
+
+STRATEGIES = {
+    "random": random_tokens,
+    "tube": tube,
+    "block": block,
+    "simulated_motion": simulated_motion,
+    "simulated_motion_sparse": simulated_motion_sparse,
+    "motion_guided": motion_guided,
+    "motion_guided_sparse": motion_guided_sparse,
+    "flow_warp": flow_warp,
+}
