@@ -196,18 +196,70 @@ def saliency(
 
 @app.command()
 def show(
-    source: Annotated[Path, typer.Argument(metavar="VIDEO_OR_RUN", help="Video or run folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Video, manifest CSV or run folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the masks.")] = 0,
+    overrides: Overrides = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Of motion, masks, reconstruction, attention, loss, confusion."),
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Strategies to compare, as tube,motion_guided; else all.")
+    ] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="Row of the manifest.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Run folder or file: draws what its network makes of it.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=1, help="Layer whose attention is drawn; else the last.")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="Token that looks, as SLICE,ROW,COLUMN; else the middle.")
+    ] = None,
+    animate: Annotated[str | None, typer.Option(help="gif or mp4, beside each PNG.")] = None,
+    dpi: Annotated[int, typer.Option(min=50, max=600, help="Of the PNGs.")] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the masks.")] = None,
     leak_statistics: Annotated[
         bool,
         typer.Option(help="Borrow the hidden patches' true brightness and contrast."),
     ] = False,
 ) -> None:
-    """Draws motion vectors and masks of a video, or losses and reconstructions of a run."""
+    """Draws motion, masks, reconstructions, attention and losses of a video or a run."""
+    from mgm_dali.masking import MASKS
+    from mgm_dali.report.options import ShowOptions
     from mgm_dali.report.show import show as run
 
-    run(source, output, seed=seed, leak_statistics=leak_statistics)
+    options = ShowOptions(
+        overrides=(*(overrides or ()), *([] if seed is None else [f"seed={seed}"])),
+        figures=_names(only),
+        masks=_names(masks) or tuple(MASKS),
+        row=row,
+        weights=weights,
+        layer=layer,
+        query=_token(query),
+        leak_statistics=leak_statistics,
+        animate=animate,
+        dpi=dpi,
+    )
+    for path in run(source, output, options):
+        typer.echo(path)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name for name in (text or "").replace(" ", "").split(",") if name)
+
+
+def _token(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        place, row, column = (int(part) for part in text.split(","))
+    except ValueError:
+        message = f"{text!r} is not SLICE,ROW,COLUMN, three numbers from 0"
+        raise typer.BadParameter(message, param_hint="--query") from None
+    return place, row, column
 
 
 def main() -> None:

@@ -19,9 +19,10 @@ from mgm_dali.demo_videos import DEMO_CLASSES, make_demo_videos
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.report.charts import draw_losses
+from mgm_dali.report.options import ShowOptions
 from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
 from mgm_dali.report.saving import save_figure
-from mgm_dali.report.show import show_run, show_video
+from mgm_dali.report.show import show
 from mgm_dali.training.evaluate import Verdict
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_metrics
@@ -120,11 +121,13 @@ def _write_report(out: Path) -> Path:
     verdict = json.loads((out / "finetune" / "evaluation.json").read_text(encoding="utf-8"))
     verdict = Verdict(**verdict)
     val = read_manifest(out / "videos-val.csv")
-    show_video(_clip_for_pictures(val), folder)
-    pictures = show_run(out / "pretrain", folder)
+    video = ShowOptions(figures=("motion", "masks"), animate="gif")
+    show(_clip_for_pictures(val), folder, video)
+    learned = ShowOptions(figures=("reconstruction", "attention"))
+    pictures = show(out / "pretrain", folder, learned)
     curves = {name: _loss_curve(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
     save_figure(draw_losses({"pretraining": curves["pretrain"]}), folder / "loss.png")
-    show_run(out / "finetune", folder / "finetune")
+    show(out / "finetune", folder / "finetune")
     report = Report(
         title="Motion-guided masking, once through",
         summary=(

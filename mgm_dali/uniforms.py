@@ -8,7 +8,7 @@ finaliser (Steele, Lea and Flood, OOPSLA 2014), in wrapping int64 arithmetic.
 import torch
 from torch import Tensor
 
-__all__ = ["uniform_bits", "uniform_integers", "uniforms"]
+__all__ = ["BITS", "scale_bits", "uniform_bits", "uniform_integers", "uniforms"]
 
 BITS = 24
 
@@ -34,7 +34,12 @@ def uniform_bits(seed: Tensor, stream: int, count: int) -> Tensor:
 
 def uniform_integers(seed: Tensor, stream: int, low: int, high: int, count: int) -> Tensor:
     """`[B, count]` int64, uniform over low..high, both included."""
-    return low + (uniform_bits(seed, stream, count) * (high - low + 1) >> BITS)
+    return scale_bits(uniform_bits(seed, stream, count), low, high)
+
+
+def scale_bits(bits: Tensor, low: int, high: int) -> Tensor:
+    """Numbers of `uniform_bits` as whole numbers over low..high, both included."""
+    return low + (bits * (high - low + 1) >> BITS)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgm_dali.models.attention import Attention
 from mgm_dali.models.autoencoder import Autoencoder
 from mgm_dali.models.classifier import Classifier
 from mgm_dali.models.patches import patchify
@@ -26,7 +27,8 @@ def attention_map(
     patches = patchify(check_video(video, network.config))
     if not 0 <= query < patches.shape[1]:
         raise IndexError(f"query: {query} is none of {patches.shape[1]} tokens")
-    attention = trunk.blocks[layer].attn
+    attention = trunk.blocks[layer].get_submodule("attn")
+    assert isinstance(attention, Attention), "a block's"
     # The kernels that the network runs on keep no weights. What goes into the block is caught on
     # its way, and queries and keys are made of it once more.
     caught: list[Tensor] = []
@@ -39,7 +41,8 @@ def attention_map(
     to_query, to_key, _ = attention.qkv.weight.float().chunk(3)
     q = F.linear(tokens[:, query : query + 1], to_query, attention.q_bias.float())
     k = F.linear(tokens, to_key)  # which have no bias
-    q, k = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k))
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, 1, N]
+    heads = (attention.num_heads, q.shape[-1] // attention.num_heads)
+    q, k = (x.view(*x.shape[:2], *heads).transpose(1, 2) for x in (q, k))
+    scores = q @ k.transpose(-2, -1) * heads[1] ** -0.5  # [B, heads, 1, N]
     weights: Tensor = scores.softmax(-1).mean(1)[:, 0]
     return weights

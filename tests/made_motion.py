@@ -126,7 +126,7 @@ KINDS = {
 
 
 def one_cell(path, grid, pixels=6.0):
-    """One clip in which one cell moves: `path` has its (row, column) a frame, None for no vectors."""
+    """One clip in which one cell moves: its (row, column) in each frame, None for no vectors."""
     made = still(PatchGrid(len(path) // 2, grid.h, grid.w))
     valid = torch.tensor([[place is not None for place in path]])
     for frame, place in enumerate(path):

@@ -38,9 +38,8 @@ class Clip:
 
     def vector(self, frame, cell):
         """(dx, dy) in eighths of a pixel."""
-        return tuple(
-            round(8 * min(max(pixels, -1e9), 1e9)) for pixels in self.motion[frame][cell[0]][cell[1]]
-        )
+        row, column = cell
+        return tuple(round(8 * clamp(pixels, 1e9)) for pixels in self.motion[frame][row][column])
 
     def is_known(self, frame, cell):
         return self.known[frame][cell[0]][cell[1]]
@@ -87,6 +86,10 @@ def the_highest(scores, count, seed):
     return set(order[:count])
 
 
+def clamp(number, limit):
+    return min(max(number, -limit), limit)
+
+
 def mix(x):
     x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) % 2**64
     x = ((x ^ x >> 27) * 0x94D049BB133111EB) % 2**64
@@ -104,8 +107,9 @@ def integer(seed, stream, number, *, low, high):
 
 
 def random_tokens(clip):
-    noise = iter(range(clip.grid.num_tokens))
-    return [[bits(clip.seed, NOISE, next(noise)) for _ in clip.places] for _ in range(clip.grid.t)], None
+    size = len(clip.places)
+    noise = [bits(clip.seed, NOISE, number) for number in range(clip.grid.num_tokens)]
+    return [noise[first : first + size] for first in range(0, len(noise), size)], None
 
 
 def place_noise(clip):
@@ -127,16 +131,16 @@ def simulated_motion(clip):
 
 def simulated_motion_sparse(clip):
     height, width = square(clip)
-    noise = dict(zip(clip.places, place_noise(clip), strict=True))
+    # Noise from 0 to 1, in half sides, on the scale of `distances`.
+    weights = [noise * (height * width // 2) // 2**24 for noise in place_noise(clip)]
     scores = []
     for center in simulated_path(clip):
         far = distances(clip, center, (height, width))
         scores.append([])
         for (row, column), score in zip(clip.places, far, strict=True):
-            there = (row - center[0] // PATCH) % clip.grid.h, (column - center[1] // PATCH) % clip.grid.w
-            # Noise from 0 to 1, in half sides, on the scale of `distances`.
-            weight = math.floor(Fraction(noise[there], 2**24) * (height * width // 2))
-            scores[-1].append(weight + score)
+            rolled = (row - center[0] // PATCH) % clip.grid.h
+            across = (column - center[1] // PATCH) % clip.grid.w
+            scores[-1].append(weights[rolled * clip.grid.w + across] + score)
     return scores, None
 
 
@@ -167,7 +171,8 @@ def flow_warp(clip):
     shown = [place for number, place in enumerate(clip.places) if number not in hidden]
     bell = {}
     for row, column in clip.cells:  # in half cells, of which a patch has four
-        nearest = min((2 * row + 1 - 4 * y - 2) ** 2 + (2 * column + 1 - 4 * x - 2) ** 2 for y, x in shown)
+        y, x = 2 * row + 1, 2 * column + 1
+        nearest = min((y - 4 * h - 2) ** 2 + (x - 4 * w - 2) ** 2 for h, w in shown)
         bell[row, column] = (4**2 * 2**16) // (4**2 + nearest)
     ways = {}
     scores = []
@@ -190,7 +195,7 @@ def way_to_middle(clip, frame, cell, ways):
         tells, sign = (frame, -1) if back else (frame + 1, 1)
         step = (0, 0)
         if clip.is_known(tells, cell):
-            step = tuple(sign * min(max(way, -LONGEST), LONGEST) for way in clip.vector(tells, cell))
+            step = tuple(sign * clamp(way, LONGEST) for way in clip.vector(tells, cell))
         beyond = way_to_middle(clip, frame - 1 if back else tells, cell_at(clip, cell, step), ways)
         ways[frame, cell] = step[0] + beyond[0], step[1] + beyond[1]
     return ways[frame, cell]
@@ -229,7 +234,7 @@ def voted(clip, frame, cell):
     votes = [clip.vector(frame, c) for c in clip.around(cell) if clip.is_known(frame, c)]
     if not votes:
         return 0, 0
-    sums = (sum(min(max(vote[axis], -LONGEST), LONGEST) for vote in votes) for axis in (0, 1))
+    sums = (sum(clamp(vote[axis], LONGEST) for vote in votes) for axis in (0, 1))
     return tuple(math.trunc(Fraction(total, len(votes))) for total in sums)
 
 
@@ -292,10 +297,7 @@ def rectangles(clip, centers):
         height, width = square(clip)
         sides = max(height - patches * PATCH, 2), width + patches * PATCH
         if clip.config.border == "shift":
-            center = [
-                min(max(place, min(side, size * PATCH) // 2), size * PATCH - min(side, size * PATCH) // 2)
-                for place, side, size in zip(center, sides, (h, w), strict=True)
-            ]
+            center = [shifted(*axis) for axis in zip(center, sides, (h, w), strict=True)]
         scores.append(distances(clip, center, sides))
     more = [-(patches**2) for patches in wider]  # (a + 1)(a - 1) is a * a - 1
     for number in range(-sum(more)):
@@ -303,13 +305,20 @@ def rectangles(clip, centers):
     return scores, more
 
 
+def shifted(place, side, size):
+    """The nearest place at which the side does not stick out of the frame."""
+    half = min(side, size * PATCH) // 2
+    return min(max(place, half), size * PATCH - half)
+
+
 def distances(clip, center, sides):
     """Minus how far each place is, in half sides, on a scale of half the rectangle's area."""
-    half_area = Fraction(sides[0] * sides[1], 2)
+    height, width = sides
     scores = []
-    for place in clip.places:
-        away = [abs(place[axis] * PATCH + PATCH // 2 - center[axis]) for axis in (0, 1)]
-        scores.append(-int(max(Fraction(2 * away[axis], sides[axis]) for axis in (0, 1)) * half_area))
+    for row, column in clip.places:
+        y = Fraction(abs(row * PATCH + PATCH // 2 - center[0]), height) * 2
+        x = Fraction(abs(column * PATCH + PATCH // 2 - center[1]), width) * 2
+        scores.append(-int(max(y, x) * height * width / 2))
     return scores
 
 

@@ -1,57 +1,56 @@
-"""Masks: exact counts, the paper's rectangle, and nothing that depends on batch or moment."""
-
-import math
+"""Masks of every strategy: exact counts, and nothing that depends on batch, rank or moment."""
 
 import pytest
 import torch
+from made_motion import KINDS, holes, one_cell, quarter_pixels, seeds, still
 
-from mgm_dali.config import MaskConfig
+from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.masking import MASKS, NEEDS_MOTION, PatchGrid, hidden_per_slice, make_mask
-from mgm_dali.masking.centers import hold_last, simulated_centers, strongest_motion
-from mgm_dali.uniforms import uniforms
+from mgm_dali.masking import (
+    MASKS,
+    NEEDS_MOTION,
+    PatchGrid,
+    hidden_per_slice,
+    make_mask,
+)
+from mgm_dali.pipelines import Share, make_loader
 
 GRID = PatchGrid(8, 14, 14)
 GRIDS = [GRID, PatchGrid(16, 14, 14), PatchGrid(8, 7, 7), PatchGrid(8, 4, 4), PatchGrid(8, 16, 16)]
 RATIOS = [round(0.05 * k, 2) for k in range(1, 20)]
+OPTIONS = {
+    "jitter off": {"jitter": False},
+    "grow": {"border": "grow"},
+    "top_k": {"center": "top_k"},
+    "vote": {"center": "vote"},
+}
 
 
-def random_motion(grid, batch=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    motion = torch.randn(batch, 2 * grid.t, 2 * grid.h, 2 * grid.w, 2, generator=generator)
-    valid = torch.rand(batch, 2 * grid.t, generator=generator) > 0.2
-    return motion, valid, torch.randint(0, 2**62, (batch,), generator=generator)
-
-
-def moving_spot(path, grid=GRID, pixels=6.0):
-    """Motion of one 8x8 cell a frame: `path` lists (row, column) cells, None for no vectors."""
-    motion = torch.zeros(1, len(path), 2 * grid.h, 2 * grid.w, 2)
-    valid = torch.ones(1, len(path), dtype=torch.bool)
-    for frame, cell in enumerate(path):
-        if cell is None:
-            valid[0, frame] = False
-        else:
-            motion[0, frame, cell[0], cell[1], 0] = pixels
-    return motion, valid
-
-
+@pytest.mark.parametrize("jitter", [True, False], ids=["jitter", "no jitter"])
 @pytest.mark.parametrize("strategy", MASKS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_every_strategy_hides_its_exact_count_at_every_ratio(strategy, grid):
-    motion, valid, seed = random_motion(grid)
+def test_every_strategy_hides_its_exact_count_at_every_ratio(strategy, grid, jitter):
+    made = holes(grid, 2)
     for ratio in RATIOS:
-        if ratio * grid.h * grid.w < 1:
+        config = MaskConfig(strategy=strategy, ratio=ratio, jitter=jitter)
+        if grid.h == 4 and ratio == 0.05:  # 0.8 of a token
+            with pytest.raises(UserError, match=r"mask\.ratio"):
+                made.mask(seeds(2), grid, config)
             continue
-        mask = make_mask(motion, valid, seed, grid, MaskConfig(strategy=strategy, ratio=ratio))
-        assert mask.shape == (3, grid.num_tokens) and mask.dtype == torch.bool
-        assert (mask.sum(1) == grid.t * hidden_per_slice(ratio, grid)).all()
+        mask = made.mask(seeds(2), grid, config)
+        assert mask.shape == (2, *grid) and mask.dtype == torch.bool
+        assert (mask.sum((1, 2, 3)) == grid.t * hidden_per_slice(ratio, grid)).all()
+        if not jitter:
+            assert (mask.sum((2, 3)) == hidden_per_slice(ratio, grid)).all()
 
 
-@pytest.mark.parametrize("strategy", MASKS)
-def test_without_jitter_every_slice_hides_the_same_count(strategy):
-    config = MaskConfig(strategy=strategy, jitter=False)
-    mask = make_mask(*random_motion(GRID), GRID, config).view(3, *GRID)
-    assert (mask.sum((2, 3)) == 147).all()
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_count_is_exact_for_every_kind_of_motion_and_option(kind, options):
+    grid = PatchGrid(4, 7, 7)
+    for ratio in RATIOS:
+        mask = KINDS[kind](grid, 3).mask(seeds(3), grid, MaskConfig(ratio=ratio, **options))
+        assert (mask.sum((1, 2, 3)) == 4 * hidden_per_slice(ratio, grid)).all()
 
 
 def test_counts_are_those_of_the_published_implementations():
@@ -60,184 +59,126 @@ def test_counts_are_those_of_the_published_implementations():
     assert hidden_per_slice(0.7, PatchGrid(1, 10, 1)) == 7  # 0.7 * 10 is 6.999...96 in floats
 
 
+def test_counts_are_those_of_exact_fractions():
+    for grid in GRIDS:
+        for k in range(1, 20):
+            exact = k * grid.h * grid.w // 20
+            if exact:
+                assert hidden_per_slice(0.05 * k, grid) == exact
+
+
 @pytest.mark.parametrize("ratio", [0.05, 0.9999999999])
 def test_a_ratio_that_hides_nothing_or_everything_is_refused(ratio):
-    with pytest.raises(UserError, match=r"mask\.ratio"):
+    with pytest.raises(UserError, match=r"mask\.ratio.*of the 16 tokens"):
         hidden_per_slice(ratio, PatchGrid(8, 4, 4))
 
 
 @pytest.mark.parametrize("strategy", MASKS)
+@pytest.mark.parametrize("shape", [(2, 8, 14, 14, 2), (2, 16, 28, 28, 1), (3, 16, 28, 28, 2)])
+def test_motion_of_another_clip_is_refused_and_both_shapes_are_named(strategy, shape):
+    made = still(GRID, 2)
+    with pytest.raises(ValueError, match="motion") as error:
+        make_mask(torch.zeros(shape), made.valid, seeds(2), GRID, MaskConfig(strategy=strategy))
+    assert str(shape) in str(error.value) and "(2, 16, 28, 28, 2)" in str(error.value)
+
+
+@pytest.mark.parametrize("strategy", MASKS)
 def test_a_clips_mask_does_not_depend_on_its_batch(strategy):
-    motion, valid, seed = random_motion(GRID, batch=5)
-    config = MaskConfig(strategy=strategy)
-    together = make_mask(motion, valid, seed, GRID, config)
-    for row in range(5):
-        one = slice(row, row + 1)
-        alone = make_mask(motion[one], valid[one], seed[one], GRID, config)
-        assert torch.equal(alone[0], together[row])
+    made, seed, config = holes(GRID, 5), seeds(5), MaskConfig(strategy=strategy)
+    together = made.mask(seed, GRID, config)
+    for rows in ([0], [3], [4, 3, 2, 1, 0], [1, 1, 4]):
+        part = type(made)(*(field[rows] for field in made))
+        assert torch.equal(part.mask(seed[rows], GRID, config), together[rows])
 
 
 @pytest.mark.parametrize("strategy", MASKS)
 def test_another_seed_gives_another_mask_and_the_same_gives_the_same(strategy):
-    motion, valid, _ = random_motion(GRID, batch=1)
-    masks = [
-        make_mask(motion, valid, torch.tensor([seed]), GRID, MaskConfig(strategy=strategy))
-        for seed in (1, 1, 2)
-    ]
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
+    made, config = quarter_pixels(GRID), MaskConfig(strategy=strategy)
+    first, again, other = (made.mask(torch.tensor([seed]), GRID, config) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("strategy", MASKS)
-def test_masks_survive_no_motion_and_absurd_motion(strategy):
+@pytest.mark.parametrize("strategy", sorted(MASKS.keys() - NEEDS_MOTION))
+def test_a_strategy_that_needs_no_motion_does_not_look_at_it(strategy):
     config = MaskConfig(strategy=strategy)
-    for motion in (torch.zeros(2, 16, 28, 28, 2), torch.full((2, 16, 28, 28, 2), 1e30)):
-        for valid in (torch.zeros(2, 16, dtype=torch.bool), torch.ones(2, 16, dtype=torch.bool)):
-            mask = make_mask(motion, valid, torch.tensor([1, 2]), GRID, config)
-            assert (mask.sum(1) == 8 * 147).all()
+    masks = [KINDS[kind](GRID, 2).mask(seeds(2), GRID, config) for kind in ("fast", "no vectors")]
+    assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize("strategy", sorted(NEEDS_MOTION))
+def test_a_strategy_that_needs_motion_looks_at_it(strategy):
+    config = MaskConfig(strategy=strategy)
+    masks = [KINDS[kind](GRID).mask(seeds(1), GRID, config) for kind in ("fast", "no motion")]
+    assert not torch.equal(*masks)
 
 
 @pytest.mark.parametrize("strategy", MASKS)
-def test_masks_trace_without_waiting_for_the_device(strategy):
-    """Fake tensors have no values: a rule that asked for one would fail here."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode():
-        motion = torch.zeros(2, 16, 28, 28, 2)
-        valid = torch.ones(2, 16, dtype=torch.bool)
-        seed = torch.ones(2, dtype=torch.int64)
-        mask = make_mask(motion, valid, seed, GRID, MaskConfig(strategy=strategy))
-    assert mask.shape == (2, GRID.num_tokens)
-
-
-def test_a_tube_is_the_same_in_all_slices():
-    mask = make_mask(*random_motion(GRID), GRID, MaskConfig(strategy="tube")).view(3, *GRID)
-    assert (mask == mask[:, :1]).all()
+def test_the_arguments_stay_as_they_were_in_whatever_layout(strategy):
+    made, seed, config = holes(GRID, 3), seeds(3), MaskConfig(strategy=strategy, center="vote")
+    before = [field.clone() for field in made]
+    expected = made.mask(seed, GRID, config)
+    assert all(map(torch.equal, made, before))
+    frames_first = made._replace(motion=made.motion.transpose(0, 1).contiguous().transpose(0, 1))
+    planes = made._replace(motion=made.motion.movedim(-1, 2).contiguous().movedim(2, -1))
+    for other in (frames_first, planes):
+        assert not other.motion.is_contiguous()
+        assert torch.equal(other.mask(seed, GRID, config), expected)
 
 
-def reference_rectangle(center_y, center_x, ratio, grid):
-    """Eq. 7 in plain loops: tokens inside a side x side square, shifted to lie in the frame."""
-    side = math.sqrt(ratio * grid.h * grid.w)
-    top = min(max(center_y - side / 2, 0), grid.h - side)
-    left = min(max(center_x - side / 2, 0), grid.w - side)
-    inside, touched = set(), set()
-    for row in range(grid.h):
-        for column in range(grid.w):
-            middle_y, middle_x = row + 0.5, column + 0.5
-            # A token whose middle is clear of the rim must be hidden, or shown.
-            if top < middle_y - 1e-4 < middle_y + 1e-4 < top + side and (
-                left < middle_x - 1e-4 < middle_x + 1e-4 < left + side
-            ):
-                inside.add((row, column))
-            if top - 1 < middle_y < top + side + 1 and left - 1 < middle_x < left + side + 1:
-                touched.add((row, column))
-    return inside, touched
+@pytest.mark.parametrize("strategy", MASKS)
+def test_masks_have_no_gradient_and_do_not_depend_on_how_networks_compute(strategy):
+    made, seed, config = quarter_pixels(GRID, 2), seeds(2), MaskConfig(strategy=strategy)
+    expected = made.mask(seed, GRID, config)
+    learnt = made._replace(motion=made.motion.clone().requires_grad_())
+    assert not learnt.mask(seed, GRID, config).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(learnt.mask(seed, GRID, config), expected)
+    with torch.inference_mode():
+        assert torch.equal(made.mask(seed, GRID, config), expected)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(made.mask(seed, GRID, config), expected)
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
-@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75, 0.9])
-def test_motion_guided_hides_the_papers_rectangle_up_to_its_rim(ratio):
-    path = [(2 * f % 28, (5 * f + 3) % 28) for f in range(16)]
-    motion, valid = moving_spot(path)
-    motion[0, 1::2] *= 2  # the second frame of each tubelet moves more: its centre counts
-    config = MaskConfig(ratio=ratio, jitter=False)
-    mask = make_mask(motion, valid, torch.tensor([3]), GRID, config).view(*GRID)
-    for t in range(GRID.t):
-        row, column = path[2 * t + 1]
-        inside, touched = reference_rectangle((row + 0.5) / 2, (column + 0.5) / 2, ratio, GRID)
-        hidden = {tuple(place) for place in mask[t].nonzero().tolist()}
-        count = hidden_per_slice(ratio, GRID)
-        assert len(hidden) == count
-        # Where the square holds more token middles than the count, the rim loses some.
-        assert hidden <= touched
-        assert len(inside - hidden) <= max(len(inside) - count, 0)
+def test_masks_are_the_same_for_one_two_and_four_ranks(moving_shapes, tmp_path):
+    config = RunConfig.model_validate(
+        {
+            "output_dir": tmp_path,
+            "device": "cpu",
+            "data": {"train": moving_shapes, "num_workers": 0},
+            "clip": {"stride_frames": 2},
+            "model": {"name": "vit_micro", "num_frames": 8, "image_size": 64},
+        }
+    )
+    grid = PatchGrid(4, 4, 4)
+    of_world = {}
+    for ranks in (1, 2, 4):
+        masks = of_world[ranks] = {}
+        for rank in range(ranks):
+            with make_loader(config, "pretrain", Share(12 // ranks, rank, ranks)) as loader:
+                batch = next(iter(loader))
+            for strategy in MASKS:
+                mask = make_mask(
+                    *(batch.motion, batch.motion_valid, batch.seed, grid),
+                    MaskConfig(strategy=strategy),
+                    batch.motion_known,
+                )
+                for row, one in zip(batch.index.tolist(), mask.tolist(), strict=True):
+                    masks[strategy, row] = one
+        assert len(masks) == 12 * len(MASKS)
+    assert of_world[1] == of_world[2] == of_world[4]
 
 
-def test_the_moving_cell_is_hidden_wherever_it_is():
-    for cell in [(0, 0), (0, 27), (27, 0), (27, 27), (13, 14), (5, 20)]:
-        motion, valid = moving_spot([cell] * 16)
-        for ratio in (0.25, 0.5, 0.75):
-            config = MaskConfig(ratio=ratio)
-            mask = make_mask(motion, valid, torch.tensor([1]), GRID, config).view(*GRID)
-            assert mask[:, cell[0] // 2, cell[1] // 2].all()
-
-
-def test_growing_at_the_border_keeps_the_centre():
-    motion, valid = moving_spot([(0, 0)] * 16)
-    config = MaskConfig(ratio=0.25, border="grow", jitter=False)
-    mask = make_mask(motion, valid, torch.tensor([1]), GRID, config).view(*GRID)
-    # A ball around the corner that holds 49 tokens is the 7 x 7 corner.
-    assert mask[0, :7, :7].all()
-
-
-def test_frames_without_vectors_hold_the_last_centre():
-    spot = [None, None, (4, 4), (4, 4), None, None, (20, 20), (20, 20), *[None] * 8]
-    motion, valid = moving_spot(spot)
-    centers, known = strongest_motion(motion, valid, GRID)
-    assert known[0].tolist() == [False, True, False, True, *[False] * 4]
-    held = hold_last(centers, known, otherwise=torch.zeros_like(centers))
-    first, second = [2.25, 2.25], [10.25, 10.25]
-    assert held[0].tolist() == [first, first, first, *[second] * 5]
-
-
-def test_invalid_frames_are_not_looked_at():
-    motion, valid = moving_spot([(4, 4)] * 16)
-    motion[0, 3, 20, 20] = 100.0
-    valid[0, 3] = False
-    centers, _ = strongest_motion(motion, valid, GRID)
-    assert centers[0, 1].tolist() == [2.25, 2.25]
-
-
-def test_a_clip_without_any_motion_is_masked_by_simulated_motion():
-    motion, valid = torch.zeros(1, 16, 28, 28, 2), torch.ones(1, 16, dtype=torch.bool)
-    seed = torch.tensor([7])
-    still = make_mask(motion, valid, seed, GRID, MaskConfig(jitter=False))
-    simulated = make_mask(motion, valid, seed, GRID, MaskConfig(strategy="simulated_motion"))
-    assert torch.equal(still, simulated)
-
-
-def test_simulated_centres_move_steadily_and_stay_inside():
-    margin = torch.tensor((3.0, 3.0))
-    centers = simulated_centers(torch.arange(500), GRID, margin)
-    assert (centers >= 3 - 1e-4).all() and (centers <= 11 + 1e-4).all()
-    steps = (centers[:, 1:] - centers[:, :-1]).abs()
-    assert (steps <= 2 + 1e-4).all()
-    assert (steps.amax((1, 2)) > 0.5).float().mean() > 0.9
-
-
-def test_jitter_changes_the_shape_but_not_the_sum():
-    motion, valid = moving_spot([(13, 13)] * 16)
-    motion, valid = motion.expand(200, -1, -1, -1, -1), valid.expand(200, -1)
-    mask = make_mask(motion, valid, torch.arange(200), GRID, MaskConfig(ratio=0.5)).view(200, *GRID)
-    widths = mask.any(2).sum(2)
-    assert len(widths.unique()) > 2
-    assert (mask.sum((1, 2, 3)) == 8 * 98).all()
-    assert ((mask.sum((2, 3)) - 98).abs() <= 1).all()
-
-
-def test_uniforms_are_uniform_and_unrelated():
-    numbers = uniforms(torch.arange(2000), stream=0, count=196)
-    assert numbers.min() >= 0 and numbers.max() < 1
-    assert abs(numbers.mean() - 0.5) < 0.002 and abs(numbers.var() - 1 / 12) < 0.001
-    assert torch.corrcoef(numbers[:50]).triu(1).abs().max() < 0.35
-    other = uniforms(torch.arange(2000), stream=1, count=196)
-    assert not torch.equal(numbers, other)
-    assert abs(((numbers - 0.5) * (other - 0.5)).mean()) < 0.001
-
-
-def test_uniforms_equal_the_published_generator_in_plain_integers():
-    """SplitMix64's finaliser, restated with Python's big integers."""
-    whole = (1 << 64) - 1
-
-    def mix(x):
-        x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & whole
-        x = ((x ^ x >> 27) * 0x94D049BB133111EB) & whole
-        return x ^ x >> 31
-
-    for seed in (0, 1, 2**62 + 12345):
-        state = mix((2 * seed + 1 + 0xD1342543DE82EF95 * 3) & whole)
-        expected = [mix((state + 0x9E3779B97F4A7C15 * k) & whole) >> 40 for k in range(1, 9)]
-        found = uniforms(torch.tensor([seed]), stream=3, count=8)[0] * 2**24
-        assert found.long().tolist() == expected
+def test_known_cells_are_by_default_those_of_valid_frames():
+    made = one_cell([None, (3, 3), (4, 4), None, *[(5, 5)] * 12], GRID)
+    for strategy in sorted(NEEDS_MOTION):
+        config = MaskConfig(strategy=strategy)
+        mask = make_mask(made.motion, made.valid, seeds(1), GRID, config).view(1, *GRID)
+        assert torch.equal(mask, made.mask(seeds(1), GRID, config))
 
 
 def test_the_table_knows_the_same_names_as_the_config():

@@ -18,6 +18,7 @@ from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
 from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.masking.decoding import decoded_count, decoded_tokens
+from mgm_dali.masking.draws import draw
 from mgm_dali.masking.scores import (
     MaskInputs,
     Scores,
@@ -83,7 +84,8 @@ def make_mask(
         raise ValueError(f"motion: shape {tuple(motion.shape)}, expected {expected} for {grid}")
     if motion_known is None:
         motion_known = motion_valid[:, :, None, None].expand(expected[:-1])
-    inputs = MaskInputs(motion.float(), motion_valid, motion_known, seed, grid, config)
+    draws = draw(seed, grid)
+    inputs = MaskInputs(motion.float(), motion_valid, motion_known, draws, grid, config)
     scores, count_change = MASKS[config.strategy](inputs)
     visible = h * w - hidden_per_slice(config.ratio, grid)
-    return hide_highest(scores.flatten(2), visible, count_change, seed).flatten(1)
+    return hide_highest(scores.flatten(2), visible, draws.ties, count_change).flatten(1)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
-from mgm_dali.uniforms import BITS, uniform_bits, uniform_integers
+from mgm_dali.masking.draws import Draws
+from mgm_dali.uniforms import BITS, scale_bits
 
-__all__ = ["PATCH_UNITS", "hold_last", "middle_of_strongest", "simulated_centers"]
+__all__ = ["PATCH_UNITS", "hold_last", "middle_of_strongest", "simulated_centers", "yx"]
 
 PATCH_UNITS = 256
-START_STREAM, VELOCITY_STREAM = 1, 2
 FASTEST_PATCHES = 2
 
 
@@ -65,7 +65,7 @@ def hold_last(values: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def simulated_centers(
-    seed: Tensor, grid: PatchGrid, margins: tuple[int, int], *, moving: bool = True
+    draws: Draws, grid: PatchGrid, margins: tuple[int, int], *, moving: bool = True
 ) -> Tensor:
     """Centres that do not look at the video (SMM, eq. 5): `[B, t, 2]`.
 
@@ -73,14 +73,17 @@ def simulated_centers(
     `margins` (y, x) are how near to the border a centre may come. The paper leaves the velocity
     open: ours is a whole number of patches from -2 to 2 a slice, along each axis.
     """
-    starts = uniform_bits(seed, START_STREAM, 2)
-    velocities = uniform_integers(seed, VELOCITY_STREAM, -FASTEST_PATCHES, FASTEST_PATCHES, 2)
-    slices = torch.arange(grid.t, device=seed.device)
-    along = []
-    for axis, (size, margin) in enumerate(zip((grid.h, grid.w), margins, strict=True)):
-        room = max(size * PATCH_UNITS - 2 * margin, 1)
-        path = (starts[:, axis, None] * room >> BITS).expand(-1, grid.t)
-        if moving:
-            path = (path + velocities[:, axis, None] * PATCH_UNITS * slices).remainder(2 * room)
-        along.append(margin + torch.minimum(path, 2 * room - path))
-    return torch.stack(along, -1)
+    device = draws.start.device
+    margin = yx(*margins, device)
+    room = (yx(grid.h, grid.w, device) * PATCH_UNITS - 2 * margin).clamp(min=1)
+    path = (draws.start * room >> BITS)[:, None].expand(-1, grid.t, -1)
+    if moving:
+        velocity = scale_bits(draws.velocity, -FASTEST_PATCHES, FASTEST_PATCHES) * PATCH_UNITS
+        slices = torch.arange(grid.t, device=device)[:, None]
+        path = (path + velocity[:, None] * slices).remainder(2 * room)
+    return margin + torch.minimum(path, 2 * room - path)
+
+
+def yx(y: int, x: int, device: torch.device) -> Tensor:
+    """`[2]` int64, made on the device: a tensor of Python's numbers would wait for it."""
+    return y + (x - y) * torch.arange(2, device=device)

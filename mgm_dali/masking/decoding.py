@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.masking.selection import hide_highest
-from mgm_dali.uniforms import uniform_integers
+from mgm_dali.uniforms import scale_bits, uniform_bits
 
 __all__ = ["decoded_count", "decoded_tokens"]
 
-RUNNING_STREAM = 8
+DECODING_STREAM = 2
 
 
 def decoded_count(num_hidden: int, share: float) -> int:
@@ -36,7 +36,8 @@ def decoded_tokens(mask: Tensor, seed: Tensor, grid: PatchGrid, num_decoded: int
     t, h, w = grid
     slices, rows, columns = (torch.arange(size, device=mask.device) for size in grid)
     in_cell = 2 * (rows % 2)[:, None] + columns % 2
-    start = uniform_integers(seed, RUNNING_STREAM, 0, 3, 1)[..., None, None]
+    bits = uniform_bits(seed, DECODING_STREAM, 1 + t * h * w)
+    start = scale_bits(bits[:, :1], 0, 3)[..., None, None]
     turn = (in_cell + slices[:, None, None] + start) % 4
     first = torch.where(mask.view(-1, t, h, w), turn, -1).flatten(1)
-    return hide_highest(first[:, None], t * h * w - num_decoded, None, seed)[:, 0]
+    return hide_highest(first[:, None], t * h * w - num_decoded, bits[:, 1:], None)[:, 0]

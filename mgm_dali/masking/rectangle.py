@@ -11,13 +11,11 @@ from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
-from mgm_dali.masking.centers import PATCH_UNITS
+from mgm_dali.masking.centers import PATCH_UNITS, yx
 from mgm_dali.masking.counts import hidden_per_slice
-from mgm_dali.uniforms import uniform_integers
+from mgm_dali.uniforms import scale_bits
 
 __all__ = ["count_change", "distance", "jitter", "shift_inside", "square_sides", "stretched"]
-
-JITTER_STREAM = 4
 
 
 def square_sides(ratio: float, grid: PatchGrid) -> tuple[int, int]:
@@ -62,15 +60,15 @@ def shift_inside(centers: Tensor, sides: Tensor, grid: PatchGrid) -> Tensor:
 
     Open in the paper. Literal clipping would hide 45% on average instead of 75%.
     """
-    along = []
-    for axis, size in enumerate((grid.h, grid.w)):
-        half = sides[..., axis].clamp(max=size * PATCH_UNITS) // 2
-        along.append(centers[..., axis].maximum(half).minimum(size * PATCH_UNITS - half))
-    return torch.stack(along, -1)
+    size = yx(grid.h, grid.w, centers.device) * PATCH_UNITS
+    half = torch.minimum(sides, size) // 2
+    return centers.maximum(half).minimum(size - half)
 
 
-def jitter(seed: Tensor, grid: PatchGrid, config: MaskConfig) -> Tensor:
+def jitter(bits: Tensor, grid: PatchGrid, config: MaskConfig) -> Tensor:
     """How many patches wider, and as much lower, each slice's rectangle is: `[B, t]` in -1, 0, 1.
+
+    It follows from 24 random `bits [B, t]`.
 
     Eq. 5 to 7: w_t = w_{t-1} + s_x, h_t = h_{t-1} + s_y with steps that sum to zero. The paper
     leaves the steps open: ours are s_x = -s_y in {-1, 0, 1}, so that the area hardly changes,
@@ -78,7 +76,7 @@ def jitter(seed: Tensor, grid: PatchGrid, config: MaskConfig) -> Tensor:
     where a slice has not two tokens to hide and two to show.
     """
     hidden, places = hidden_per_slice(config.ratio, grid), grid.h * grid.w
-    steps = uniform_integers(seed, JITTER_STREAM, -1, 1, grid.t)
+    steps = scale_bits(bits, -1, 1)
     if not config.jitter or not 1 < hidden < places - 1:
         return torch.zeros_like(steps)
     widths = [torch.zeros_like(steps[:, 0])]

@@ -19,6 +19,7 @@ from mgm_dali.masking.centers import (
     middle_of_strongest,
     simulated_centers,
 )
+from mgm_dali.masking.draws import Draws
 from mgm_dali.masking.rectangle import (
     count_change,
     distance,
@@ -27,7 +28,7 @@ from mgm_dali.masking.rectangle import (
     square_sides,
     stretched,
 )
-from mgm_dali.uniforms import BITS, uniform_bits
+from mgm_dali.uniforms import BITS
 
 __all__ = [
     "MaskInputs",
@@ -40,8 +41,6 @@ __all__ = [
     "simulated_motion_sparse",
     "tube",
 ]
-
-SCORE_STREAM = 3
 
 Scores = tuple[Tensor, Tensor | None]
 
@@ -56,8 +55,7 @@ class MaskInputs:
     """`[B, T]` bool."""
     motion_known: Tensor
     """`[B, T, H/8, W/8]` bool, False in all of a frame that is not valid."""
-    seed: Tensor
-    """`[B]` int64."""
+    draws: Draws
     grid: PatchGrid
     config: MaskConfig
 
@@ -65,12 +63,13 @@ class MaskInputs:
 def random_tokens(inputs: MaskInputs) -> Scores:
     """Independent noise for every token (ST-MAE, Feichtenhofer et al. 2022)."""
     t, h, w = inputs.grid
-    return uniform_bits(inputs.seed, SCORE_STREAM, t * h * w).view(-1, t, h, w), None
+    return inputs.draws.noise(t * h * w).view(-1, t, h, w), None
 
 
 def tube(inputs: MaskInputs) -> Scores:
     """Noise for every place, the same in all slices (VideoMAE, Tong et al. 2022)."""
-    return place_noise(inputs)[:, None].expand(-1, inputs.grid.t, -1, -1), None
+    t, h, w = inputs.grid
+    return inputs.draws.noise(h * w).view(-1, 1, h, w).expand(-1, t, -1, -1), None
 
 
 def block(inputs: MaskInputs) -> Scores:
@@ -98,7 +97,7 @@ def simulated_motion_sparse(inputs: MaskInputs) -> Scores:
     rows = (torch.arange(h, device=y.device) - y[..., None]).remainder(h)
     columns = (torch.arange(w, device=x.device) - x[..., None]).remainder(w)
     places = (rows[..., None] * w + columns[:, :, None]).flatten(1)
-    noise = place_noise(inputs).flatten(1).gather(1, places).view(-1, *inputs.grid)
+    noise = inputs.draws.noise(h * w).gather(1, places).view(-1, *inputs.grid)
     weight = noise * (height * width // 2) >> BITS
     return weight - distance(centers, _unstretched(inputs), inputs.grid), None
 
@@ -129,7 +128,7 @@ def motion_guided_sparse(inputs: MaskInputs) -> Scores:
 def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:
     """Minus the distance to the centres `[B, t, 2]`, with jitter and border as configured."""
     grid, config = inputs.grid, inputs.config
-    stretch = jitter(inputs.seed, grid, config)
+    stretch = jitter(inputs.draws.jitter, grid, config)
     sides = stretched(square_sides(config.ratio, grid), stretch)
     if config.border == "shift":
         centers = shift_inside(centers, sides, grid)
@@ -140,7 +139,7 @@ def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:
 
 def _unstretched(inputs: MaskInputs) -> Tensor:
     """The sides without jitter, `[B, t, 2]`."""
-    none = torch.zeros_like(inputs.seed)[:, None].expand(-1, inputs.grid.t)
+    none = torch.zeros_like(inputs.draws.jitter)
     return stretched(square_sides(inputs.config.ratio, inputs.grid), none)
 
 
@@ -148,10 +147,4 @@ def _simulated(inputs: MaskInputs, *, moving: bool = True) -> Tensor:
     """Random centres whose rectangle stays inside of the frame, unless the border grows it."""
     height, width = square_sides(inputs.config.ratio, inputs.grid)
     margins = (height // 2, width // 2) if inputs.config.border == "shift" else (0, 0)
-    return simulated_centers(inputs.seed, inputs.grid, margins, moving=moving)
-
-
-def place_noise(inputs: MaskInputs) -> Tensor:
-    """24 random bits for every place, `[B, h, w]`."""
-    _, h, w = inputs.grid
-    return uniform_bits(inputs.seed, SCORE_STREAM, h * w).view(-1, h, w)
+    return simulated_centers(inputs.draws, inputs.grid, margins, moving=moving)

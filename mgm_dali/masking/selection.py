@@ -6,24 +6,24 @@ Letters: B clips, t slices, P = h * w places in a slice.
 import torch
 from torch import Tensor
 
-from mgm_dali.uniforms import BITS, uniform_bits
+from mgm_dali.uniforms import BITS
 
 __all__ = ["hide_highest"]
 
-TIE_STREAM = 0
 NOISE_BITS = 16
 
 
-def hide_highest(scores: Tensor, visible: int, count_change: Tensor | None, seed: Tensor) -> Tensor:
+def hide_highest(scores: Tensor, visible: int, ties: Tensor, count_change: Tensor | None) -> Tensor:
     """bool `[B, t, P]`, True = hidden: all but the lowest of `scores [B, t, P]`, whole numbers.
 
     `visible` tokens of a slice are shown; `count_change [B, t]`, from -1 to 1, are hidden on top.
 
-    Equal scores are common (all tokens on one rim of a rectangle); noise decides between them, the
-    same in all slices, so that a place that ties twice is not hidden now and shown then.
+    Equal scores are common (all tokens on one rim of a rectangle); noise of 24 bits decides between
+    them, `ties [B, P]`: the same in all slices, so that a place that ties twice is not hidden now
+    and shown then.
     """
     places = scores.shape[2]
-    keys = _unique_keys(scores, seed)
+    keys = _unique_keys(scores, ties)
     shown = torch.full_like(keys[..., :1], visible)
     if count_change is not None:
         shown = shown - count_change[..., None]
@@ -35,7 +35,7 @@ def hide_highest(scores: Tensor, visible: int, count_change: Tensor | None, seed
     return keys >= lowest.gather(2, shown)
 
 
-def _unique_keys(scores: Tensor, seed: Tensor) -> Tensor:
+def _unique_keys(scores: Tensor, ties: Tensor) -> Tensor:
     """int64 `[B, t, P]` in the order of the scores, no two of a slice alike.
 
     Below the score are 16 bits of noise, and below them the place, which decides where even those
@@ -43,6 +43,6 @@ def _unique_keys(scores: Tensor, seed: Tensor) -> Tensor:
     """
     places = scores.shape[2]
     place_bits = (places - 1).bit_length()
-    noise = uniform_bits(seed, TIE_STREAM, places) >> (BITS - NOISE_BITS)
-    below = (noise << place_bits) + torch.arange(places, device=seed.device)
+    noise = ties >> (BITS - NOISE_BITS)
+    below = (noise << place_bits) + torch.arange(places, device=ties.device)
     return (scores.long() << (NOISE_BITS + place_bits)) + below[:, None]

@@ -17,7 +17,7 @@ from torch import Tensor
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.masking.counts import hidden_per_slice
-from mgm_dali.masking.scores import MaskInputs, Scores, place_noise
+from mgm_dali.masking.scores import MaskInputs, Scores
 from mgm_dali.masking.selection import hide_highest
 from mgm_dali.masking.strength import STEPS_PER_PIXEL, vector_steps
 
@@ -33,9 +33,9 @@ def flow_warp(inputs: MaskInputs) -> Scores:
     """Minus how much of each token is visible when the middle frame's choice moves along."""
     t, h, w = inputs.grid
     batch, frames, rows, columns, _ = inputs.motion.shape
-    noise = place_noise(inputs).view(-1, 1, h * w)
+    noise = inputs.draws.noise(h * w)[:, None]
     visible = h * w - hidden_per_slice(inputs.config.ratio, inputs.grid)
-    shown = ~hide_highest(noise, visible, None, inputs.seed)
+    shown = ~hide_highest(noise, visible, inputs.draws.ties, None)
     bells = _bells(shown.view(-1, h, w), rows, columns).flatten(1)
     moved = vector_steps(inputs.motion) * inputs.motion_known[..., None]
     cells = _cells_in_middle_frame(moved.int().flatten(2, 3), inputs.grid)
