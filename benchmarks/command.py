@@ -15,7 +15,7 @@ from rich.console import Console
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 
-__all__ = ["add_common_options", "parse", "run"]
+__all__ = ["add_common_options", "add_number_options", "parse", "run"]
 
 Measure = Callable[[Console, argparse.Namespace, Path], dict[str, Any]]
 
@@ -25,6 +25,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     peers = Path(__file__).parents[1] / ".peers"
     parser.add_argument("--peers", type=Path, default=peers, help="installed there")
     parser.add_argument("--no-peers", action="store_true", help="without libraries of others")
+    add_number_options(parser)
+
+
+def add_number_options(parser: argparse.ArgumentParser) -> None:
+    """Where the numbers go."""
     parser.add_argument("--json", type=Path, help="file for all numbers")
 
 

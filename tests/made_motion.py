@@ -5,7 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mgm_dali.masking import PatchGrid, make_mask
+from mgm_dali.config import MaskConfig
+from mgm_dali.masking import MASKS, PatchGrid, make_mask
+
+MASK_CONFIGS = {
+    **{name: MaskConfig(strategy=name) for name in MASKS},
+    "top_k": MaskConfig(center="top_k"),
+    "vote": MaskConfig(center="vote"),
+    "grow, no jitter": MaskConfig(border="grow", jitter=False),
+}
+"""All that makes a difference to how a mask is computed."""
 
 
 class Made(NamedTuple):

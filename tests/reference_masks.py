@@ -14,8 +14,8 @@ from mgm_dali.masking import PatchGrid
 PATCH = 256
 CELL_STEPS = 64
 LONGEST = 2048
-TIES, START, VELOCITY, NOISE, JITTER, RUNNING = 0, 1, 2, 3, 4, 8
-"""The streams of random numbers."""
+DRAWS, NOISE, DECODING = 0, 1, 2
+"""The streams of random numbers. In the first: ties, 2 starts, 2 velocities, t steps of jitter."""
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Clip:
         self.places = [(row, column) for row in range(self.grid.h) for column in range(self.grid.w)]
         self.ratio = Fraction(str(self.config.ratio))
         self.hidden = math.floor(self.ratio * len(self.places))
+        self.ties = [bits(self.seed, DRAWS, number) for number in range(len(self.places))]
 
     def vector(self, frame, cell):
         """(dx, dy) in eighths of a pixel."""
@@ -60,14 +61,15 @@ def reference_mask(motion, valid, known, seed, grid, config):
     scores, more = STRATEGIES[config.strategy](clip)
     mask = []
     for of_slice, extra in zip(scores, more or [0] * grid.t, strict=True):
-        highest = the_highest(of_slice, clip.hidden + extra, seed)
+        highest = the_highest(of_slice, clip.hidden + extra, clip.ties)
         mask += [place in highest for place in range(len(of_slice))]
     return mask
 
 
 def reference_decoded(mask, seed, grid, num_decoded):
     """One clip's predicted tokens, a list of bools."""
-    start = integer(seed, RUNNING, 0, low=0, high=3)
+    start = between(0, 3, bits(seed, DECODING, 0))
+    ties = [bits(seed, DECODING, 1 + number) for number in range(len(mask))]
     turns = [
         (2 * (row % 2) + column % 2 + number + start) % 4
         for number in range(grid.t)
@@ -75,14 +77,13 @@ def reference_decoded(mask, seed, grid, num_decoded):
         for column in range(grid.w)
     ]
     scores = [turn if hidden else -1 for turn, hidden in zip(turns, mask, strict=True)]
-    chosen = the_highest(scores, num_decoded, seed)
+    chosen = the_highest(scores, num_decoded, ties)
     return [token in chosen for token in range(len(mask))]
 
 
-def the_highest(scores, count, seed):
-    """Indices of the highest; the clip's noise, then the index decides between equals."""
-    noise = [bits(seed, TIES, index) >> 8 for index in range(len(scores))]
-    order = sorted(range(len(scores)), key=lambda i: (scores[i], noise[i], i), reverse=True)
+def the_highest(scores, count, ties):
+    """Indices of the highest; 16 bits of noise, then the index decide between equals."""
+    order = sorted(range(len(scores)), key=lambda i: (scores[i], ties[i] >> 8, i), reverse=True)
     return set(order[:count])
 
 
@@ -102,8 +103,9 @@ def bits(seed, stream, number):
     return mix((state + 0x9E3779B97F4A7C15 * (number + 1)) % 2**64) >> 40
 
 
-def integer(seed, stream, number, *, low, high):
-    return low + bits(seed, stream, number) * (high - low + 1) // 2**24
+def between(low, high, number):
+    """A number of 24 bits as one from low to high."""
+    return low + number * (high - low + 1) // 2**24
 
 
 def random_tokens(clip):
@@ -167,7 +169,7 @@ def motion_guided_sparse(clip):
 
 def flow_warp(clip):
     noise = place_noise(clip)
-    hidden = the_highest(noise, clip.hidden, clip.seed)
+    hidden = the_highest(noise, clip.hidden, clip.ties)
     shown = [place for number, place in enumerate(clip.places) if number not in hidden]
     bell = {}
     for row, column in clip.cells:  # in half cells, of which a patch has four
@@ -256,8 +258,9 @@ def simulated_path(clip):
     for axis, (size, side) in enumerate(zip(clip.grid[1:], square(clip), strict=True)):
         margin = side // 2 if clip.config.border == "shift" else 0
         room = max(size * PATCH - 2 * margin, 1)
-        place = math.floor(Fraction(bits(clip.seed, START, axis), 2**24) * room)
-        speed = PATCH * integer(clip.seed, VELOCITY, axis, low=-2, high=2)
+        start, velocity = (bits(clip.seed, DRAWS, len(clip.places) + n + axis) for n in (0, 2))
+        place = start * room // 2**24
+        speed = PATCH * between(-2, 2, velocity)
         ways.append([])
         for _ in range(clip.grid.t):
             ways[-1].append(margin + place)
@@ -287,7 +290,7 @@ def rectangles(clip, centers):
     t, h, w = clip.grid
     wider = [0]
     for number in range(1, t):
-        step = integer(clip.seed, JITTER, number, low=-1, high=1)
+        step = between(-1, 1, bits(clip.seed, DRAWS, len(clip.places) + 4 + number))
         wider.append(min(max(wider[-1] + step, -1), 1))
     wider[-1] = 0
     if not clip.config.jitter or clip.hidden < 2 or len(clip.places) - clip.hidden < 2:

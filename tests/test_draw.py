@@ -17,11 +17,12 @@ from mgm_dali.report.charts import draw_confusion, draw_losses, smooth
 from mgm_dali.report.draw import (
     HIDDEN_GREY,
     cover_hidden,
-    draw_masks,
-    draw_motion,
-    draw_reconstruction,
+    mask_strip,
+    reconstruction_strip,
 )
-from mgm_dali.report.saving import beside, save_animation, save_figure
+from mgm_dali.report.motion_drawings import MotionShown, arrow_strip
+from mgm_dali.report.saving import save_animation, save_figure
+from mgm_dali.report.strips import draw_sheet
 
 RNG = np.random.default_rng(0)
 
@@ -31,10 +32,17 @@ def random_frames(num_frames: int = 4, side: int = 32) -> NDArray[np.uint8]:
     return RNG.integers(HIDDEN_GREY + 1, 256, (num_frames, side, side, 3)).astype(np.uint8)
 
 
+def moving(motion: NDArray[np.float32], valid: list[bool] | None = None) -> MotionShown:
+    known = np.ones(motion.shape[:3], bool)
+    if valid is not None:
+        known &= np.array(valid)[:, None, None]
+    return MotionShown(motion, known)
+
+
 def texts(figure: Figure) -> list[str]:
     """All that is written on a figure's axes."""
     found = []
-    for axes in figure.axes:
+    for axes in [inner for outer in figure.axes for inner in (outer, *outer.child_axes)]:
         found += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
         found += [text.get_text() for text in axes.texts]
     return [text for text in found if text]
@@ -68,20 +76,21 @@ def test_a_mask_of_slices_covers_first_frames_too() -> None:
 def test_arrows_stand_on_moving_cells_only_and_point_along_the_motion() -> None:
     motion = np.zeros((2, 4, 4, 2), np.float32)
     motion[1, 2, 3] = (3, -1)
-    figure = draw_motion(random_frames(2), motion, np.array([False, True]))
+    figure = draw_sheet(arrow_strip(random_frames(2), moving(motion, [False, True])))
     assert arrows(figure) == ([[3.5 * 8, 2.5 * 8]], [[3, -1]])
 
 
 def test_many_cells_share_arrows_and_the_fastest_neighbour_has_it() -> None:
     motion = np.zeros((1, 20, 20, 2), np.float32)
     motion[0, 6, 4], motion[0, 7, 5] = (1, 1), (0, 5)
-    figure = draw_motion(random_frames(1, 160), motion, np.array([True]))
+    figure = draw_sheet(arrow_strip(random_frames(1, 160), moving(motion)))
     assert arrows(figure) == ([[5 * 8, 7 * 8]], [[0, 5]])
 
 
 def test_frames_without_vectors_are_labelled_so() -> None:
     motion = np.ones((3, 4, 4, 2), np.float32)
-    written = texts(draw_motion(random_frames(3), motion, np.array([False, True, True])))
+    strip = arrow_strip(random_frames(3), moving(motion, [False, True, True]))
+    written = texts(draw_sheet(strip))
     assert written.count("no vectors") == 1
     assert "frame 2" in written and "pixels a frame" in written
 
@@ -90,23 +99,26 @@ def test_every_strategy_has_a_row_that_tells_how_much_it_hides() -> None:
     motion = np.zeros((4, 4, 4, 2), np.float32)
     half = np.zeros((2, 2, 2), bool)
     half[:, 0] = True
-    figure = draw_masks(random_frames(), {"tube": half, "motion_guided": ~half}, motion)
-    written = texts(figure)
+    masks = {"tube": half, "motion_guided": ~half}
+    written = texts(draw_sheet(mask_strip(random_frames(), masks, moving(motion), "title")))
     assert "tube\n50% hidden" in written and "motion guided\n50% hidden" in written
     assert written.count("slice 0") == written.count("slice 1") == 1
 
 
-def test_a_reconstruction_shows_eight_frames_from_the_first_to_the_last() -> None:
-    frames = random_frames(16)
-    written = texts(draw_reconstruction(frames, frames, frames, "title"))
-    columns = [text for text in written if text.startswith("frame ")]
-    assert len(columns) == 8 and columns[0] == "frame 0" and columns[-1] == "frame 15"
+@pytest.mark.parametrize(("num_frames", "step", "columns"), [(16, 2, 8), (8, 1, 8), (18, 3, 6)])
+def test_a_sheet_shows_at_most_eight_frames_evenly_spread(
+    num_frames: int, step: int, columns: int
+) -> None:
+    frames = random_frames(num_frames)
+    written = texts(draw_sheet(reconstruction_strip(frames, frames, frames, "note")))
+    shown = [text for text in written if text.startswith("frame ")]
+    assert shown == [f"frame {step * number}" for number in range(columns)]
 
 
 def test_a_clip_that_stands_still_can_be_drawn() -> None:
-    motion = np.zeros((1, 4, 4, 2), np.float32)
-    draw_motion(random_frames(1), motion, np.array([False]))
-    draw_masks(random_frames(1), {"tube": np.ones((1, 2, 2), bool)}, motion)
+    still = moving(np.zeros((1, 4, 4, 2), np.float32), [False])
+    draw_sheet(arrow_strip(random_frames(1), still))
+    draw_sheet(mask_strip(random_frames(1), {"tube": np.ones((1, 2, 2), bool)}, still, "title"))
 
 
 def test_the_running_mean_keeps_length_and_constants() -> None:
@@ -175,11 +187,3 @@ def test_an_mp4_has_every_frame_in_even_sides(tmp_path: Path) -> None:
 def test_an_animation_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected one of \.gif, \.mp4"):
         save_animation(random_frames(1), tmp_path / "clip.avi")
-
-
-def test_videos_beside_each_other_have_a_white_gap() -> None:
-    left, right = random_frames(2), random_frames(2)
-    both = beside([left, right], gap_pixels=2)
-    assert both.shape == (2, 32, 66, 3)
-    assert (both[:, :, :32] == left).all() and (both[:, :, 34:] == right).all()
-    assert (both[:, :, 32:34] == 255).all()

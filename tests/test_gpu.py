@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_motion import KINDS, MASK_CONFIGS, Made, holes, seeds
 from rewritten_videos import STAMPS, rewrite
 from videos import Clip
 
-from mgm_dali.config import MaskConfig, RunConfig
-from mgm_dali.masking import MASKS, PatchGrid, make_mask
+from mgm_dali.config import RunConfig
+from mgm_dali.masking import PatchGrid, decoded_tokens, make_mask
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
@@ -32,16 +33,48 @@ def config_for(manifest, output, **settings):
     )
 
 
-@pytest.mark.parametrize("strategy", MASKS)
-def test_masks_are_bit_equal_on_both_devices(strategy):
-    grid = PatchGrid(8, 14, 14)
-    motion = torch.randn(16, 16, 28, 28, 2)
-    valid = torch.rand(16, 16) > 0.2
-    seed = torch.randint(0, 2**62, (16,))
-    config = MaskConfig(strategy=strategy)
-    expected = make_mask(motion, valid, seed, grid, config)
-    found = make_mask(motion.cuda(), valid.cuda(), seed.cuda(), grid, config)
-    assert found.is_cuda and torch.equal(found.cpu(), expected)
+GRID = PatchGrid(8, 14, 14)
+
+
+def masks(made, seed, config):
+    """What is hidden, and half of it, which is predicted."""
+    mask = make_mask(made.motion, made.valid, seed, GRID, config, made.known)
+    return mask, decoded_tokens(mask, seed, GRID, 8 * 147 // 2)
+
+
+def on_gpu(made):
+    return Made(*(field.cuda() for field in made))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
+def test_masks_are_bit_equal_on_both_devices(config, kind):
+    made, seed = KINDS[kind](GRID, 16), seeds(16)
+    expected = masks(made, seed, config)
+    found = masks(on_gpu(made), seed.cuda(), config)
+    with torch.autocast("cuda", torch.bfloat16):
+        mixed = masks(on_gpu(made), seed.cuda(), config)
+    for on_cpu, one, other in zip(expected, found, mixed, strict=True):
+        assert one.is_cuda and torch.equal(one.cpu(), on_cpu) and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
+def test_masks_do_not_wait_for_the_gpu(config):
+    made, seed = on_gpu(holes(GRID, 16)), seeds(16).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        masks(made, seed, config)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
+def test_masks_compiled_for_the_gpu_are_bit_equal(config):
+    torch.compiler.reset()
+    compiled = torch.compile(masks, fullgraph=True, dynamic=False)
+    made, seed = holes(GRID, 16), seeds(16)
+    found, expected = compiled(on_gpu(made), seed.cuda(), config), masks(made, seed, config)
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(found, expected, strict=True))
 
 
 def test_augmentation_on_the_gpu_gives_the_batch_of_the_cpu(moving_shapes, tmp_path):

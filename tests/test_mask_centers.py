@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from made_motion import one_cell, quarter_pixels, seeds, still
+from made_motion import Made, one_cell, quarter_pixels, seeds, still
 
 from mgm_dali.config import MaskConfig
 from mgm_dali.masking import PatchGrid, hidden_per_slice
@@ -14,6 +14,7 @@ from mgm_dali.masking.centers import (
     middle_of_strongest,
     simulated_centers,
 )
+from mgm_dali.masking.draws import draw
 from mgm_dali.masking.rectangle import square_sides
 from mgm_dali.masking.strength import of_cells
 
@@ -150,7 +151,7 @@ def test_invalid_frames_are_not_looked_at():
 
 @pytest.mark.parametrize("margins", [(768, 768), (0, 0), (500, 1792)], ids=str)
 def test_simulated_centres_move_by_whole_patches_and_turn_round_at_the_walls(margins):
-    centers = simulated_centers(torch.arange(500), GRID, margins)
+    centers = simulated_centers(draw(torch.arange(500), GRID), GRID, margins)
     for axis, (size, margin) in enumerate(zip(GRID[1:], margins, strict=True)):
         along = centers[..., axis]
         room = size * PATCH_UNITS - 2 * margin
@@ -172,14 +173,15 @@ def test_simulated_centres_move_by_whole_patches_and_turn_round_at_the_walls(mar
 
 
 def test_centres_that_do_not_move_start_where_the_others_do():
-    walking = simulated_centers(torch.arange(50), GRID, (768, 768))
-    standing = simulated_centers(torch.arange(50), GRID, (768, 768), moving=False)
+    draws = draw(torch.arange(50), GRID)
+    walking = simulated_centers(draws, GRID, (768, 768))
+    standing = simulated_centers(draws, GRID, (768, 768), moving=False)
     assert torch.equal(standing, walking[:, :1].expand_as(standing))
 
 
 def test_jitter_changes_the_shape_but_not_the_sum():
     made = one_cell([(13, 13)] * 16, GRID)
-    made = type(made)(*(field.expand(200, *field.shape[1:]) for field in made))
+    made = Made(*(field.expand(200, *field.shape[1:]) for field in made))
     mask = made.mask(torch.arange(200), GRID, MaskConfig(ratio=0.5))
     widths, heights = mask.any(2).sum(2), mask.any(3).sum(2)
     assert len(widths.unique()) > 2

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from made_motion import (
+    Made,
     fast,
     generator,
     moving_block,
@@ -86,7 +87,7 @@ def test_a_clip_without_any_motion_is_masked_by_the_strategy_that_needs_none(str
 @pytest.mark.parametrize("strategy", sorted(NEEDS_MOTION))
 def test_a_still_clip_beside_a_moving_one_changes_neither(strategy):
     moving, nothing = moving_block(GRID), no_motion(GRID)
-    both = type(moving)(*map(torch.cat, zip(moving, nothing, strict=True)))
+    both = Made(*map(torch.cat, zip(moving, nothing, strict=True)))
     config = MaskConfig(strategy=strategy)
     first, second = both.mask(seeds(2), GRID, config)
     assert torch.equal(first[None], moving.mask(seeds(2)[:1], GRID, config))

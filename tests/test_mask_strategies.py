@@ -6,6 +6,7 @@ from made_motion import generator, quarter_pixels, seeds, still
 
 from mgm_dali.config import MaskConfig
 from mgm_dali.masking import MASKS, MaskInputs, PatchGrid, hidden_per_slice
+from mgm_dali.masking.draws import draw
 
 GRID = PatchGrid(8, 14, 14)
 
@@ -54,8 +55,8 @@ def test_a_random_block_stands_anywhere_in_the_frame():
 def test_the_sparse_simulated_pattern_moves_rigidly_with_its_centre(border):
     """A token and the one that it moves on to have one score, wherever both are in the frame."""
     config = MaskConfig(strategy="simulated_motion_sparse", ratio=0.1, border=border)
-    made, seed, checked = still(GRID, 200), seeds(200), 0
-    inputs = MaskInputs(made.motion, made.valid, made.known, seed, GRID, config)
+    draws, checked = draw(seeds(200), GRID), 0
+    inputs = MaskInputs(*still(GRID, 200), draws, GRID, config)
     scores, _ = MASKS["simulated_motion_sparse"](inputs)
     for clip in range(200):
         agreeing = set()

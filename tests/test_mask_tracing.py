@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from made_motion import holes, seeds
+from made_motion import MASK_CONFIGS, Made, holes, seeds
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -10,17 +10,11 @@ from mgm_dali.config import MaskConfig
 from mgm_dali.masking import MASKS, PatchGrid, decoded_tokens, make_mask
 
 GRID = PatchGrid(4, 7, 7)
-CASES = {
-    **{name: {"strategy": name} for name in MASKS},
-    "top_k": {"center": "top_k"},
-    "vote": {"center": "vote"},
-    "grow, no jitter": {"border": "grow", "jitter": False},
-}
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=MASK_CONFIGS.values(), ids=MASK_CONFIGS)
 def config(request):
-    return MaskConfig(**request.param)
+    return request.param
 
 
 def masks(made, seed, config):
@@ -33,7 +27,7 @@ def test_masks_trace_without_values_on_the_device_of_their_inputs(config):
     """Fake tensors have no values, and those of two devices do not mix."""
     with FakeTensorMode():
         made = holes(GRID, 2)
-        made = type(made)(*(field.to("meta") for field in made))
+        made = Made(*(field.to("meta") for field in made))
         traced = masks(made, torch.ones(2, dtype=torch.int64, device="meta"), config)
     for mask in traced:
         assert mask.shape == (2, GRID.num_tokens) and mask.dtype == torch.bool

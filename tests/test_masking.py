@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from made_motion import KINDS, holes, one_cell, quarter_pixels, seeds, still
+from made_motion import KINDS, Made, holes, one_cell, quarter_pixels, seeds, still
 
 from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
@@ -87,7 +87,7 @@ def test_a_clips_mask_does_not_depend_on_its_batch(strategy):
     made, seed, config = holes(GRID, 5), seeds(5), MaskConfig(strategy=strategy)
     together = made.mask(seed, GRID, config)
     for rows in ([0], [3], [4, 3, 2, 1, 0], [1, 1, 4]):
-        part = type(made)(*(field[rows] for field in made))
+        part = Made(*(field[rows] for field in made))
         assert torch.equal(part.mask(seed[rows], GRID, config), together[rows])
 
 

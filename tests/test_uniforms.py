@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference_masks import bits, integer
+from reference_masks import between, bits
 
 from mgm_dali.uniforms import uniform_bits, uniform_integers, uniforms
 
@@ -24,7 +24,7 @@ def test_uniforms_are_the_same_numbers_as_fractions():
 
 def test_integers_take_every_value_from_the_lowest_to_the_highest():
     found = uniform_integers(SEEDS, 5, -2, 2, 1000)
-    numbers = [integer(seed, 5, 7, low=-2, high=2) for seed in SEEDS.tolist()]
+    numbers = [between(-2, 2, bits(seed, 5, 7)) for seed in SEEDS.tolist()]
     assert found[:, 7].tolist() == numbers
     for value in range(-2, 3):
         assert (found == value).sum(1).sub(200).abs().max() < 60

@@ -32,7 +32,8 @@ def middle_of_strongest(strength: Tensor, top_k: int, grid: PatchGrid) -> tuple[
     else:
         cells = strength.flatten(2)
         least = cells.topk(min(top_k, rows * columns)).values[..., -1, None, None]
-    chosen = (strength >= least.clamp(min=1)).float()  # float32 adds whole numbers quickest
+    # 1 where strength >= least, else 0: both are whole numbers, and float32 adds those quickest.
+    chosen = (strength - (least.clamp(min=1) - 1)).clamp_(0, 1)
     of_rows, of_columns = chosen.sum(3).long(), chosen.sum(2).long()
     count = of_rows.sum(2).clamp(min=1)
     along = (

@@ -1,4 +1,4 @@
-"""The hidden rectangle: its sides, how they change over time, and how far each token is from it.
+"""The hidden rectangle: its sides, how they change over time, and how near each token is to it.
 
 Letters: B clips, t slices, h w patches. Lengths are int64 in 256ths of a patch; centres and sides
 are `[B, t, 2]`, (y, x) and (height, width).
@@ -15,7 +15,7 @@ from mgm_dali.masking.centers import PATCH_UNITS, yx
 from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.uniforms import scale_bits
 
-__all__ = ["count_change", "distance", "jitter", "shift_inside", "square_sides", "stretched"]
+__all__ = ["count_change", "jitter", "nearness", "shift_inside", "square_sides", "stretched"]
 
 
 def square_sides(ratio: float, grid: PatchGrid) -> tuple[int, int]:
@@ -38,17 +38,18 @@ def stretched(sides: tuple[int, int], patches: Tensor) -> Tensor:
     return torch.stack(((sides[0] - by).clamp(min=2), sides[1] + by), -1)
 
 
-def distance(centers: Tensor, sides: Tensor, grid: PatchGrid) -> Tensor:
-    """How far each token is from the centre, counted in half sides of either axis: `[B, t, h, w]`.
+def nearness(centers: Tensor, sides: Tensor, grid: PatchGrid) -> Tensor:
+    """Minus each token's distance from the centre, counted in half sides: `[B, t, h, w]`.
 
-    The unit is such that the rim is height * width / 2 away: what lies along one axis is multiplied
-    with the side along the other, where a division would round.
+    Of the distances along the two axes the larger (Chebyshev's). The unit is such that the rim is
+    height * width / 2 away: what lies along one axis is multiplied with the side along the other,
+    where a division would round.
     """
     along_y, along_x = (
         (_middles(size, centers) - centers[..., axis, None]).abs() * sides[..., 1 - axis, None]
         for axis, size in enumerate((grid.h, grid.w))
     )
-    return torch.maximum(along_y[..., None], along_x[:, :, None])
+    return torch.minimum(-along_y[..., None], -along_x[:, :, None])
 
 
 def _middles(size: int, like: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from mgm_dali.masking.centers import (
 from mgm_dali.masking.draws import Draws
 from mgm_dali.masking.rectangle import (
     count_change,
-    distance,
     jitter,
+    nearness,
     shift_inside,
     square_sides,
     stretched,
@@ -75,7 +75,7 @@ def tube(inputs: MaskInputs) -> Scores:
 def block(inputs: MaskInputs) -> Scores:
     """A square at a random place that stays there (the paper's "random block", Table 4e)."""
     centers = _simulated(inputs, moving=False)
-    return -distance(centers, _unstretched(inputs), inputs.grid), None
+    return nearness(centers, _unstretched(inputs), inputs.grid), None
 
 
 def simulated_motion(inputs: MaskInputs) -> Scores:
@@ -99,7 +99,7 @@ def simulated_motion_sparse(inputs: MaskInputs) -> Scores:
     places = (rows[..., None] * w + columns[:, :, None]).flatten(1)
     noise = inputs.draws.noise(h * w).gather(1, places).view(-1, *inputs.grid)
     weight = noise * (height * width // 2) >> BITS
-    return weight - distance(centers, _unstretched(inputs), inputs.grid), None
+    return weight + nearness(centers, _unstretched(inputs), inputs.grid), None
 
 
 def motion_guided(inputs: MaskInputs) -> Scores:
@@ -107,10 +107,11 @@ def motion_guided(inputs: MaskInputs) -> Scores:
 
     Eq. 7 prints y_t/2 for the rectangle's upper edge; it must be h_t/2.
     """
-    motion, config = inputs.motion, inputs.config
+    motion, config, slices = inputs.motion, inputs.config, inputs.grid.t
     if config.center == "vote":
-        motion = strength.vote(motion, inputs.motion_known)
-    of_cells = strength.of_cells(motion, inputs.motion_valid, inputs.grid.t)
+        of_cells = strength.of_votes(motion, inputs.motion_known, slices)
+    else:
+        of_cells = strength.of_cells(motion, inputs.motion_valid, slices)
     top_k = config.top_k if config.center == "top_k" else 1
     centers, known = middle_of_strongest(of_cells, top_k, inputs.grid)
     return _rectangle(inputs, hold_last(centers, known, otherwise=_simulated(inputs)))
@@ -134,7 +135,7 @@ def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:
         centers = shift_inside(centers, sides, grid)
     # Near a border that does not shift it, the rectangle loses what the frame cuts off and grows on
     # the other sides until its count is full.
-    return -distance(centers, sides, grid), count_change(stretch)
+    return nearness(centers, sides, grid), count_change(stretch)
 
 
 def _unstretched(inputs: MaskInputs) -> Tensor:

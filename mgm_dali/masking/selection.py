@@ -45,4 +45,4 @@ def _unique_keys(scores: Tensor, ties: Tensor) -> Tensor:
     place_bits = (places - 1).bit_length()
     noise = ties >> (BITS - NOISE_BITS)
     below = (noise << place_bits) + torch.arange(places, device=ties.device)
-    return (scores.long() << (NOISE_BITS + place_bits)) + below[:, None]
+    return torch.add(below[:, None], scores.long(), alpha=1 << (NOISE_BITS + place_bits))

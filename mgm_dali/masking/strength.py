@@ -7,13 +7,16 @@ small enough that float32 adds and multiplies them without rounding.
 Letters: B clips, T frames, t slices, H W cells of 8x8 pixels, h w patches of 16x16.
 """
 
+from collections.abc import Callable
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
 
-__all__ = ["STEPS_PER_PIXEL", "of_cells", "of_patches", "vector_steps", "vote"]
+__all__ = ["STEPS_PER_PIXEL", "of_cells", "of_patches", "of_votes", "vector_steps"]
 
 STEPS_PER_PIXEL = 8
 LONGEST_STEPS = 2048
@@ -26,12 +29,31 @@ def of_cells(motion: Tensor, valid: Tensor, slices: int) -> Tensor:
     `motion [B, T, H, W, 2]` in pixels, `valid [B, T]`. Of a tubelet's two frames the paper does not
     say which counts: here, the one that moves more.
     """
-    batch, frames, rows, columns, _ = motion.shape
-    steps = motion * (valid * float(STEPS_PER_PIXEL))[..., None, None, None]
-    squares = steps.round_().square_()
-    strength = squares[..., 0] + squares[..., 1]
-    strength = strength.view(batch, slices, frames // slices, rows, columns).amax(2)
-    return strength.clamp_(max=2.0 * LONGEST_STEPS**2)
+    batch, _, rows, columns, _ = motion.shape
+    vectors = motion.view(batch, slices, -1, rows, columns, 2).unbind(2)
+    scales = (valid * float(STEPS_PER_PIXEL)).view(batch, slices, -1, 1, 1, 1).unbind(2)
+    strengths = []
+    for of_frame, scale in zip(vectors, scales, strict=True):
+        squares = (of_frame * scale).round_().square_()
+        strengths.append(squares[..., 0] + squares[..., 1])
+    return reduce(torch.maximum, strengths).clamp(max=2.0 * LONGEST_STEPS**2)
+
+
+def of_votes(motion: Tensor, known: Tensor, slices: int) -> Tensor:
+    """The same of the mean of the known vectors among each cell and its eight neighbours.
+
+    A block's wrong vector points anywhere and is outvoted; those of one moving thing agree.
+    `motion [B, T, H, W, 2]`, `known [B, T, H, W]`.
+    """
+    weight = known.float()
+    counts = _around(weight, torch.add).clamp(min=1)
+    means = []
+    for along in motion.unbind(-1):
+        sums = _around(vector_steps(along) * weight, torch.add)
+        means.append(torch.div(sums.int(), counts.int(), rounding_mode="trunc"))
+    strength = (means[0].square() + means[1].square()).float()
+    batch, frames, rows, columns = known.shape
+    return strength.view(batch, slices, frames // slices, rows, columns).amax(2)
 
 
 def of_patches(motion: Tensor, valid: Tensor, known: Tensor, grid: PatchGrid) -> Tensor:
@@ -42,28 +64,19 @@ def of_patches(motion: Tensor, valid: Tensor, known: Tensor, grid: PatchGrid) ->
     """
     frames = motion.shape[1]
     strength = of_cells(motion, valid, frames)
-    around = F.max_pool2d(strength, 3, stride=1, padding=1)
-    strength = torch.where(known, strength, around)
+    strength = torch.where(known, strength, _around(strength, torch.maximum))
     strength = torch.maximum(strength[:, :, ::2], strength[:, :, 1::2])
     strength = torch.maximum(strength[..., ::2], strength[..., 1::2])
     return strength.view(-1, grid.t, frames // grid.t, grid.h, grid.w).amax(2)
 
 
-def vote(motion: Tensor, known: Tensor) -> Tensor:
-    """The mean of the known vectors among each cell and its eight neighbours, in pixels.
-
-    A block's wrong vector points anywhere and is outvoted; those of one moving thing agree.
-    `motion [B, T, H, W, 2]`, `known [B, T, H, W]`.
-    """
-    batch, frames, rows, columns, _ = motion.shape
-    planes = torch.cat((vector_steps(motion), torch.ones_like(motion[..., :1])), -1)
-    planes = (planes * known[..., None]).view(batch * frames, rows, columns, 3).permute(0, 3, 1, 2)
-    sums = F.avg_pool2d(planes, 3, stride=1, padding=1, divisor_override=1)
-    sums = sums.permute(0, 2, 3, 1).view(batch, frames, rows, columns, 3).int()
-    mean = torch.div(sums[..., :2], sums[..., 2:].clamp(min=1), rounding_mode="trunc")
-    return mean.float() / STEPS_PER_PIXEL
-
-
 def vector_steps(motion: Tensor) -> Tensor:
     """Vectors in pixels as whole eighths of a pixel, float32."""
     return (motion * STEPS_PER_PIXEL).round_().clamp_(-LONGEST_STEPS, LONGEST_STEPS)
+
+
+def _around(cells: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Each cell of `[..., H, W]` combined with its eight neighbours; beyond the border is 0."""
+    padded = F.pad(cells, (1, 1, 1, 1))
+    rows = combine(combine(padded[..., :-2, :], padded[..., 1:-1, :]), padded[..., 2:, :])
+    return combine(combine(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])

@@ -28,6 +28,9 @@ BELL_BITS = 16
 BELL_WIDTH = 4
 """In half cells, so 16 pixels: a patch, as in MGMAE."""
 
+Way = tuple[Tensor, Tensor]
+"""(dx, dy) of every cell, `[B, H*W]` each, int32 in eighths of a pixel."""
+
 
 def flow_warp(inputs: MaskInputs) -> Scores:
     """Minus how much of each token is visible when the middle frame's choice moves along."""
@@ -37,11 +40,15 @@ def flow_warp(inputs: MaskInputs) -> Scores:
     visible = h * w - hidden_per_slice(inputs.config.ratio, inputs.grid)
     shown = ~hide_highest(noise, visible, inputs.draws.ties, None)
     bells = _bells(shown.view(-1, h, w), rows, columns).flatten(1)
-    moved = vector_steps(inputs.motion) * inputs.motion_known[..., None]
-    cells = _cells_in_middle_frame(moved.int().flatten(2, 3), inputs.grid)
-    weights = bells.gather(1, cells.flatten(1))
-    weights = weights.view(batch, t, frames // t, h, rows // h, w, columns // w)
-    return -weights.sum((2, 4, 6)), None
+    x, y = (
+        (vector_steps(along) * inputs.motion_known).int().flatten(2).unbind(1)
+        for along in inputs.motion.unbind(-1)
+    )
+    cells = _in_middle_frame(list(zip(x, y, strict=True)), inputs.grid)
+    weights = torch.stack([bells.gather(1, cell) for cell in cells], 1)
+    weights = weights.view(batch, t, frames // t, rows, columns).sum(2)
+    weights = weights[..., ::2, :] + weights[..., 1::2, :]
+    return -(weights[..., ::2] + weights[..., 1::2]), None
 
 
 def _bells(shown: Tensor, rows: int, columns: int) -> Tensor:
@@ -52,54 +59,57 @@ def _bells(shown: Tensor, rows: int, columns: int) -> Tensor:
     """
     _, h, w = shown.shape
     far = 4 * (rows + columns) ** 2
-    along_x = _squared_distances(columns, w, shown)  # [W, w]
-    along_y = _squared_distances(rows, h, shown)  # [H, h]
-    in_row = torch.where(shown[:, :, None], along_x, far).amin(3)  # [B, h, W]
-    squared = (along_y[..., None] + in_row[:, None]).amin(2)  # [B, H, W]
+    along_y = _squared_distances(h, rows, shown)  # [h, H]
+    along_x = _squared_distances(w, columns, shown)  # [w, W]
+    in_row = torch.where(shown[..., None], along_x, far).amin(2)  # [B, h, W]
+    squared = (along_y[..., None] + in_row[:, :, None]).amin(1)  # [B, H, W]
     return (BELL_WIDTH**2 << BELL_BITS) // (BELL_WIDTH**2 + squared)
 
 
-def _squared_distances(cells: int, patches: int, like: Tensor) -> Tensor:
-    """Of the middles of cells and patches along one side, in half cells: `[cells, patches]`."""
-    of_cells = 2 * torch.arange(cells, device=like.device) + 1
-    of_patches = (2 * torch.arange(patches, device=like.device) + 1) * (cells // patches)
-    return (of_cells[:, None] - of_patches).square()
+def _squared_distances(patches: int, cells: int, like: Tensor) -> Tensor:
+    """Of the middles of patches and cells along one side, in half cells: `[patches, cells]`."""
+    of_patches, of_cells = (
+        (2 * torch.arange(count, device=like.device) + 1) * (cells // count)
+        for count in (patches, cells)
+    )
+    return (of_patches[:, None] - of_cells).square()
 
 
-def _cells_in_middle_frame(moved: Tensor, grid: PatchGrid) -> Tensor:
-    """Which cell of the middle frame each cell's content is in, by its index: `[B, T, H*W]`.
+def _in_middle_frame(moved: list[Way], grid: PatchGrid) -> list[Tensor]:
+    """Which cell of the middle frame each cell's content is in, by its index, for every frame.
 
-    `moved [B, T, H*W, 2]` (dx, dy) in eighths of a pixel since the frame before. What is not in the
-    middle frame stands where it is: so MGMAE fills what its warping leaves empty.
+    `moved` is the motion of each frame since the one before. What is not in the middle frame stands
+    where it is: so MGMAE fills what its warping leaves empty.
     """
-    frames = moved.shape[1]
-    cells = _Cells(2 * grid.h, 2 * grid.w, moved.device)
-    middle = frames // 2
-    away = {middle: torch.zeros_like(moved[:, 0])}
-    for frame in range(middle + 1, frames):
-        away[frame] = cells.follow(-moved[:, frame], away[frame - 1])
+    cells = _Cells(2 * grid.h, 2 * grid.w, moved[0][0].device)
+    middle = len(moved) // 2
+    still = torch.zeros_like(moved[0][0])
+    ways = {middle: (still, still)}
+    for frame in range(middle + 1, len(moved)):
+        x, y = moved[frame]
+        ways[frame] = cells.follow((-x, -y), ways[frame - 1])
     for frame in reversed(range(middle)):
-        away[frame] = cells.follow(moved[:, frame + 1], away[frame + 1])
-    return torch.stack([cells.reached(away[frame]) for frame in range(frames)], 1)
+        ways[frame] = cells.follow(moved[frame + 1], ways[frame + 1])
+    return [cells.reached(ways[frame]) for frame in range(len(moved))]
 
 
 class _Cells:
-    """The cells of a frame, and what lies some way off them; ways are `[B, H*W, 2]` (dx, dy)."""
+    """The cells of a frame, and what lies some way off them."""
 
     def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         self.rows, self.columns = rows, columns
-        self.index = torch.arange(rows * columns, device=device)
+        self.index = torch.arange(rows * columns, device=device, dtype=torch.int32)
         self.x = self.index % columns * CELL_STEPS + CELL_STEPS // 2
         self.y = self.index // columns * CELL_STEPS + CELL_STEPS // 2
 
-    def follow(self, step: Tensor, onwards: Tensor) -> Tensor:
+    def follow(self, step: Way, onwards: Way) -> Way:
         """A step to the next frame, and from the cell reached there `onwards`."""
-        reached = self.reached(step)[..., None].expand_as(onwards)
-        return step + onwards.gather(1, reached)
+        reached = self.reached(step)
+        return step[0] + onwards[0].gather(1, reached), step[1] + onwards[1].gather(1, reached)
 
-    def reached(self, way: Tensor) -> Tensor:
-        """The cell at the end of each cell's way, `[B, H*W]`; its own if that is outside."""
-        column = (self.x + way[..., 0]) // CELL_STEPS
-        row = (self.y + way[..., 1]) // CELL_STEPS
-        inside = (column >= 0) & (column < self.columns) & (row >= 0) & (row < self.rows)
-        return torch.where(inside, row * self.columns + column, self.index)
+    def reached(self, way: Way) -> Tensor:
+        """The cell at the end of each cell's way, int64 `[B, H*W]`; its own if that is outside."""
+        column, row = (self.x + way[0]) // CELL_STEPS, (self.y + way[1]) // CELL_STEPS
+        inside = column == column.clamp(0, self.columns - 1)
+        inside &= row == row.clamp(0, self.rows - 1)
+        return torch.where(inside, row * self.columns + column, self.index).long()

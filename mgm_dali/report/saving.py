@@ -4,7 +4,6 @@ Letters: T frames, H W pixels.
 """
 
 import io
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from mgm_dali.files import write_whole
 
-__all__ = ["beside", "save_animation", "save_figure"]
+__all__ = ["save_animation", "save_figure"]
 
 Frames = NDArray[np.uint8]
 
@@ -47,13 +46,6 @@ def save_animation(frames: Frames, path: str | Path, fps: float = 8.0) -> None:
     times = max(1, -(-SMALLEST_SIDE_PIXELS // min(frames.shape[1:3])))
     enlarged = frames.repeat(times, axis=1).repeat(times, axis=2)
     write_whole(Path(path), writers[suffix](enlarged, fps))
-
-
-def beside(videos: Sequence[Frames], gap_pixels: int = 2) -> Frames:
-    """Videos `[T, H, W, 3]` of one size, left to right with a white gap: `[T, H, W', 3]`."""
-    gap = np.full_like(videos[0][:, :, :gap_pixels], 255)
-    parts = [part for video in videos for part in (video, gap)]
-    return np.concatenate(parts[:-1], axis=2)
 
 
 def _as_gif(frames: Frames, fps: float) -> bytes:

@@ -19,7 +19,7 @@ from mgm_dali.data_commands import say
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS
 from mgm_dali.models import Autoencoder, Classifier
-from mgm_dali.models.weight_files import WeightsError
+from mgm_dali.models.weight_files import WeightsError, newest_weights
 from mgm_dali.report.charts import draw_confusion, draw_losses
 from mgm_dali.report.clip_figures import CLIP_FIGURES, NEEDS_NETWORK, Subject
 from mgm_dali.report.clips import as_manifest, chosen_rows, config_for
@@ -77,9 +77,10 @@ def _show_run(run: Path, output: Path, options: ShowOptions) -> list[Path]:
     network = None
     if not names or NEEDS_NETWORK & set(names):
         try:
-            network = _network(options.weights or run, config)
+            weights = newest_weights(options.weights or run)
         except WeightsError as error:
-            raise UserError(f"{error}; `--only loss,motion,masks` needs no weights") from None
+            raise UserError(f"{error}; `--only loss,motion,masks` needs none") from None
+        network = _network(weights, config)
     manifest = config.data.val or config.data.train
     if manifest is None:
         raise UserError(f"{run}: its config names no manifest; set data.val=videos.csv")

@@ -115,13 +115,15 @@ def draw_film(strip: Strip) -> Frames:
             line, column = divmod(number, num_columns)
             left, top = GAP + column * (width + GAP), above + line * step
             places.append(_axes(figure, left, top, width, height))
+        if len(places) > 1:
+            for axes, label in zip(places, strip.rows, strict=True):
+                axes.set_title(label, pad=4)
         _draw_legend(figure, strip, above, num_lines * step - names, num_lines * step, film=True)
         for time in range(strip.num_frames):
-            for axes, (label, panel) in zip(places, strip.rows.items(), strict=True):
-                axes.clear()
-                bare(axes)
-                if len(places) > 1:
-                    axes.set_title(label, pad=4)
+            for axes, panel in zip(places, strip.rows.values(), strict=True):
+                # `axes.clear()` would take longer than all the drawing.
+                for drawn in (*axes.images, *axes.collections, *axes.patches, *axes.texts):
+                    drawn.remove()
                 panel(axes, time)
             counter.set_text(f"frame {time}")
             canvas.draw()
