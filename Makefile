@@ -11,7 +11,8 @@ VIDEOS ?=
 PEERS ?= .peers
 READY = $(VENV)/ready
 
-.PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader wheel clean
+.PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader bench-masking \
+	bench-merit wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -41,6 +42,12 @@ bench-motion: $(READY)
 
 bench-loader: $(READY)
 	$(VENV)/bin/python benchmarks/loader.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
+
+bench-masking: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/masking.py
+
+bench-merit: $(READY)
+	$(VENV)/bin/python benchmarks/mask_merit.py
 
 wheel: $(READY)
 	$(VENV)/bin/pip wheel --no-deps --wheel-dir dist .

@@ -92,7 +92,8 @@ def main() -> None:
 def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     clips = make_clips(folder, options.seeds)
     rows = [
-        {"rule": rule, "ratio": ratio, "accumulate": motion[0], "subtract_camera": motion[1]} | found
+        {"rule": rule, "ratio": ratio, "accumulate": motion[0], "subtract_camera": motion[1]}
+        | found
         for rule, ratio, motion in combinations()
         for found in _of_groups(clips, rule, ratio, motion)
     ]
@@ -115,7 +116,8 @@ def combinations() -> Iterator[tuple[str, float, tuple[str, bool]]]:
 
 def make_clips(folder: Path, num_seeds: int) -> list[Clip]:
     """Every kind under every camera in every encoding, so many times."""
-    scenes = [Scene(*each) for each in product(KINDS, CAMERAS, range(num_seeds))]
+    combined = product(KINDS, CAMERAS, range(num_seeds))
+    scenes = [Scene(kind, camera, seed) for seed, (kind, camera, _) in enumerate(combined)]
     clips = []
     with progress_bar("clips") as advance:
         for scene in scenes:
@@ -131,7 +133,9 @@ def _clip(scene: Scene, encoding: str, path: Path) -> Clip:
     field = read_motion(path, read)
     of_frames = np.searchsorted(read, frames)
     fields = {
-        "frame": MotionField(field.vectors[of_frames], field.valid[of_frames], field.known[of_frames]),
+        "frame": MotionField(
+            field.vectors[of_frames], field.valid[of_frames], field.known[of_frames]
+        ),
         "window": accumulate(field, read, frames),
     }
     motions = {
@@ -149,7 +153,9 @@ def masks_of(
     """`[B, t, h, w]`, True = hidden."""
     fields = [clip.motions[motion] for clip in clips]
     vectors = _stack([field.pixels() for field in fields])
-    valid, known = (_stack([getattr(field, name) for field in fields]) for name in ("valid", "known"))
+    valid, known = (
+        _stack([getattr(field, name) for field in fields]) for name in ("valid", "known")
+    )
     seed = torch.arange(len(clips))
     mask = make_mask(vectors, valid, seed, GRID, config, known)
     return mask.view(len(clips), *GRID).numpy()

@@ -1,14 +1,14 @@
 """Clips of which it is known what moves: textured squares before a textured background.
 
-    kind     what moves in the picture                  camera    what the background does
-    one      a square of 64 to 88 pixels                still     nothing
-    small    one of 28 to 36                            pan       4 pixels a frame, more than squares
-    two      two of 48 to 64, each on its own way       zoom      grows or shrinks by 1% a frame
+    kind     what moves in the picture                camera    what the background does
+    one      a square of 64 to 88 pixels              still     nothing
+    small    one of 28 to 36                          pan       4 pixels a frame, more than squares
+    two      two of 48 to 64, each on its own way     zoom      grows or shrinks by 1% a frame
     slow     one, at half a pixel a frame
     grain    one, and new noise in every frame
 
 Textures have the spectrum of natural pictures, so there are plain places and edges, and an encoder
-finds wrong vectors where it does in other videos. Squares run in circles, as fast everywhere.
+finds wrong vectors where it does in other videos. Squares run straight and bounce off the border.
 """
 
 from collections.abc import Iterator
@@ -79,7 +79,9 @@ class Scene:
             picture = _between_pixels(background, of_frame_0 - shift_x, of_frame_0 - shift_y)
             for (x, y, side), surface in zip(self.squares(number), surfaces, strict=True):
                 rows, columns = _covered(y, side), _covered(x, side)
-                picture[rows, columns] = _between_pixels(surface, place[columns] - x, place[rows] - y)
+                picture[rows, columns] = _between_pixels(
+                    surface, place[columns] - x, place[rows] - y
+                )
             picture += KINDS[self.kind].grain * rng.normal(size=picture.shape)
             grey = np.rint(picture).clip(0, 255).astype(np.uint8)
             yield np.repeat(grey[..., None], 3, axis=2)
@@ -97,27 +99,23 @@ class Scene:
 
     def squares(self, number: int) -> list[tuple[float, float, int]]:
         """Left and upper edge, and side, in pixels, in a frame."""
-        return [
-            (
-                x + radius * np.cos(start + turn * number) - side / 2,
-                y + radius * np.sin(start + turn * number) - side / 2,
-                side,
-            )
-            for x, y, radius, start, turn, side in self._ways
-        ]
+        places = []
+        for side, start, step in self._ways:
+            room = SIDE_PIXELS - side
+            x, y = room - np.abs((start * room + step * number) % (2 * room) - room)
+            places.append((float(x), float(y), side))
+        return places
 
     @cached_property
-    def _ways(self) -> list[tuple[float, float, float, float, float, int]]:
-        """Middle and radius of each square's circle, angle of its start and a frame, and its side."""
+    def _ways(self) -> list[tuple[int, Floats, Floats]]:
+        """Side of each square, where it starts, in shares of its room, and its step a frame."""
         kind, rng = KINDS[self.kind], np.random.default_rng((self.seed, 2))
         ways = []
         for _ in range(kind.count):
             side = int(rng.integers(kind.sides[0], kind.sides[1] + 1))
-            radius = rng.uniform(0.6, 1.0) * min((SIDE_PIXELS - side) / 2, 50)
-            room = radius + side / 2
-            x, y = rng.uniform(room, SIDE_PIXELS - room, 2)
-            turn = rng.choice((-1, 1)) * kind.pixels_a_frame / radius
-            ways.append((x, y, radius, rng.uniform(0, 2 * np.pi), turn, side))
+            angle = rng.uniform(0, 2 * np.pi)
+            step = kind.pixels_a_frame * np.array([np.cos(angle), np.sin(angle)])
+            ways.append((side, rng.uniform(0, 1, size=2), step))
         return ways
 
     def _camera(self, number: int) -> tuple[float, float, float]:

@@ -123,8 +123,7 @@ def _write_report(out: Path) -> Path:
     val = read_manifest(out / "videos-val.csv")
     video = ShowOptions(figures=("motion", "masks"), animate="gif")
     show(_clip_for_pictures(val), folder, video)
-    learned = ShowOptions(figures=("reconstruction", "attention"))
-    pictures = show(out / "pretrain", folder, learned)
+    pictures = show(out / "pretrain", folder, ShowOptions(figures=("reconstruction",)))
     curves = {name: _loss_curve(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
     save_figure(draw_losses({"pretraining": curves["pretrain"]}), folder / "loss.png")
     show(out / "finetune", folder / "finetune")
@@ -180,6 +179,7 @@ def _data_section(out: Path) -> Section:
         "One file is broken: indexing listed it apart, with the reason, and went on.",
         pictures=(
             Picture("motion.png", "Motion vectors as the codec stored them.", "Frames with arrows"),
+            Picture("motion-wheel.png", "The same as colours.", "Frames, and coloured cells"),
         ),
         table=Table(("codec", "training videos", "test videos", "motion from"), tuple(rows)),
     )
@@ -189,10 +189,11 @@ def _mask_section() -> Section:
     return Section(
         "What is hidden",
         "Each column is one slice of two frames. Motion-guided masking puts its rectangle over the "
-        "strongest motion; the others do not look at the video.",
+        "strongest motion, its sparse form hides what moves most, and under a warped mask visible "
+        "tokens move along; the others do not look at the video.",
         pictures=(
             Picture("masks.png", "Masks of every strategy on one clip.", "Frames under masks"),
-            Picture("masks.gif", "The clip, then under each mask in turn.", "Moving frames"),
+            Picture("masks.gif", "The same clip, moving.", "Moving frames under masks"),
         ),
     )
 
@@ -220,6 +221,9 @@ def _finetuning_section(verdict: Verdict) -> Section:
         pictures=(
             Picture("finetune/loss.png", "Cross-entropy by step.", "A falling curve"),
             Picture("finetune/confusion.png", "Which class is taken for which.", "A matrix"),
+            Picture(
+                "finetune/attention-0.png", "Where one token looks.", "Frames, and heat on them"
+            ),
         ),
     )
 

@@ -83,10 +83,6 @@ class ClipFeed:
         self.encoded = encoded
         self.repeats = 1 if stage == "evaluate" else config.augment.repeats
         """Clips that are cut out of one decoding."""
-        self.accumulates = config.motion.accumulate == "window" or (
-            config.motion.accumulate == "auto" and config.mask.strategy == "flow_warp"
-        )
-        """Motion is that since the clip's frame before, not since the video's."""
         self.layers = config.augment.rand_augment.layers if stage == "finetune" else 0
         """Of RandAugment."""
         self.refused: dict[int, str] = {}
@@ -250,11 +246,11 @@ class ClipFeed:
 
     def _motion_frames(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
         """The frames whose vectors are read for the motion of a clip's frames."""
-        return window_frames(frames) if self.accumulates else frames
+        return window_frames(frames) if self.config.accumulates_motion else frames
 
     def _as_configured(self, motion: MotionField, frames: NDArray[np.int64]) -> MotionField:
         """The motion of a clip's frames, from that of `_motion_frames`."""
-        if self.accumulates:
+        if self.config.accumulates_motion:
             motion = accumulate(motion, self._motion_frames(frames), frames)
         return subtract_camera(motion) if self.config.motion.subtract_camera else motion
 

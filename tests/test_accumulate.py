@@ -10,7 +10,6 @@ from mgm_dali.motion.accumulate import LONGEST_WINDOW, accumulate, window_frames
 from mgm_dali.motion.extract import extract
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.pipelines import Share, make_loader
-from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 
@@ -130,8 +129,7 @@ def test_the_loader_gives_motion_of_the_whole_stride_from_any_source(tmp_path, s
     assert np.abs(medians["window"] - 4 * np.array(MOVING.velocity)).max() <= 1
 
 
-def test_warped_masks_follow_whole_strides_unless_told_otherwise(tmp_path):
-    manifest = read_manifest(manifest_in(tmp_path))
+def test_warped_masks_follow_whole_strides_unless_told_otherwise():
     expected = {
         ("motion_guided", "auto"): False,
         ("flow_warp", "auto"): True,
@@ -142,5 +140,4 @@ def test_warped_masks_follow_whole_strides_unless_told_otherwise(tmp_path):
         config = RunConfig.model_validate(
             {"mask": {"strategy": strategy}, "motion": {"accumulate": accumulated}}
         )
-        feed = ClipFeed(manifest, config, "pretrain", Share(1))
-        assert feed.accumulates == follows
+        assert config.accumulates_motion == follows

@@ -18,6 +18,8 @@ from mgm_dali.pipelines import Share, make_loader
 GRID = PatchGrid(8, 14, 14)
 GRIDS = [GRID, PatchGrid(16, 14, 14), PatchGrid(8, 7, 7), PatchGrid(8, 4, 4), PatchGrid(8, 16, 16)]
 RATIOS = [round(0.05 * k, 2) for k in range(1, 20)]
+STEADY = [("simulated_motion", False), ("motion_guided", False)]
+"""Without jitter the moving rectangles too hide as much in every slice."""
 OPTIONS = {
     "jitter off": {"jitter": False},
     "grow": {"border": "grow"},
@@ -26,10 +28,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("jitter", [True, False], ids=["jitter", "no jitter"])
-@pytest.mark.parametrize("strategy", MASKS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_every_strategy_hides_its_exact_count_at_every_ratio(strategy, grid, jitter):
+@pytest.mark.parametrize(("strategy", "jitter"), [*dict.fromkeys(MASKS, True).items(), *STEADY])
+def test_every_strategy_hides_its_exact_count_at_every_ratio(strategy, jitter, grid):
     made = holes(grid, 2)
     for ratio in RATIOS:
         config = MaskConfig(strategy=strategy, ratio=ratio, jitter=jitter)
@@ -40,7 +41,7 @@ def test_every_strategy_hides_its_exact_count_at_every_ratio(strategy, grid, jit
         mask = made.mask(seeds(2), grid, config)
         assert mask.shape == (2, *grid) and mask.dtype == torch.bool
         assert (mask.sum((1, 2, 3)) == grid.t * hidden_per_slice(ratio, grid)).all()
-        if not jitter:
+        if not jitter or (strategy, False) not in STEADY:
             assert (mask.sum((2, 3)) == hidden_per_slice(ratio, grid)).all()
 
 
@@ -126,12 +127,17 @@ def test_the_arguments_stay_as_they_were_in_whatever_layout(strategy):
         assert torch.equal(other.mask(seed, GRID, config), expected)
 
 
+def kept_for_backward(tensor):
+    raise AssertionError(f"kept for a backward pass: {list(tensor.shape)}")
+
+
 @pytest.mark.parametrize("strategy", MASKS)
 def test_masks_have_no_gradient_and_do_not_depend_on_how_networks_compute(strategy):
     made, seed, config = quarter_pixels(GRID, 2), seeds(2), MaskConfig(strategy=strategy)
     expected = made.mask(seed, GRID, config)
     learnt = made._replace(motion=made.motion.clone().requires_grad_())
-    assert not learnt.mask(seed, GRID, config).requires_grad
+    with torch.autograd.graph.saved_tensors_hooks(kept_for_backward, kept_for_backward):
+        assert not learnt.mask(seed, GRID, config).requires_grad
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(learnt.mask(seed, GRID, config), expected)
     with torch.inference_mode():

@@ -166,8 +166,8 @@ class MaskConfig(_Frozen):
     """Share of the hidden tokens that the decoder predicts, chosen by a running cell (VideoMAEv2:
     0.5). Fewer make a step cheaper; the encoder sees the same tokens."""
     compile: bool = False
-    """Compile the mask's arithmetic into a few kernels. Takes a minute at the start, and pays on a
-    GPU only, where each of some fifty small steps is a kernel otherwise."""
+    """Compile the mask's arithmetic: a dozen kernels instead of some 150 small steps. Takes a
+    minute or more at the start."""
 
 
 class ModelConfig(_Frozen):
@@ -271,6 +271,13 @@ class RunConfig(_Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
+
+    @property
+    def accumulates_motion(self) -> bool:
+        """Whether motion is that since the clip's frame before, and not since the video's."""
+        if self.motion.accumulate == "auto":
+            return self.mask.strategy == "flow_warp"
+        return self.motion.accumulate == "window"
 
     @model_validator(mode="after")
     def _clips_mix_in_pairs(self) -> Self:

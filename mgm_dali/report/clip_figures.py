@@ -15,7 +15,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.masking import NEEDS_MOTION, make_mask
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.models.attention_maps import attention_map
-from mgm_dali.report.clips import ShownClip, accumulates, read_shown_clip, to_bytes
+from mgm_dali.report.clips import ShownClip, read_shown_clip, to_bytes
 from mgm_dali.report.draw import attention_strip, cover_hidden, mask_strip, reconstruction_strip
 from mgm_dali.report.motion_drawings import arrow_strip, wheel_strip
 from mgm_dali.report.options import ShowOptions
@@ -64,12 +64,12 @@ def masks(subject: Subject) -> dict[str, Strip]:
     Each looks at motion as a run with this strategy would: `flow_warp` at that since the sampled
     frame before, unless `motion.accumulate` says otherwise.
     """
-    clips = {accumulates(subject.config): subject.clip}
+    clips = {subject.config.accumulates_motion: subject.clip}
     hidden = {}
     for name in subject.options.masks:
         mask = subject.config.mask.model_copy(update={"strategy": name})
         config = subject.config.model_copy(update={"mask": mask})
-        window = accumulates(config)
+        window = config.accumulates_motion
         if window not in clips:
             clips[window] = subject.read(config)
         hidden[name] = _mask(clips[window], mask)
@@ -123,9 +123,9 @@ def attention(subject: Subject) -> dict[str, Strip]:
         )
     number = (query[0] * grid.h + query[1]) * grid.w + query[2]
     weights = attention_map(network, clip.batch.video, number, layer - 1)[0]
-    title = f"Attention of the marked token, layer {layer} of {depth}, mean over heads"
+    note = f"layer {layer} of {depth}, mean over heads"
     shown = weights.view(grid).numpy()
-    return {"attention": attention_strip(clip.frames, shown, query, title)}
+    return {"attention": attention_strip(clip.frames, shown, query, note)}
 
 
 CLIP_FIGURES: dict[str, Callable[[Subject], dict[str, Strip]]] = {

@@ -34,7 +34,6 @@ from mgm_dali.video.reader import VideoError, probe
 
 __all__ = [
     "ShownClip",
-    "accumulates",
     "as_manifest",
     "chosen_rows",
     "config_for",
@@ -69,7 +68,7 @@ class ShownClip:
     @cached_property
     def motion(self) -> MotionShown:
         """Its vectors, and where they come from and what they count, in words."""
-        over = "since the sampled frame before" if accumulates(self.config) else "a frame"
+        over = "since the sampled frame before" if self.config.accumulates_motion else "a frame"
         return MotionShown(
             vectors=self.batch.motion[0].numpy(),
             known=self.batch.motion_known[0].numpy(),
@@ -90,18 +89,12 @@ class ShownClip:
 
     def _changes(self) -> Iterator[str]:
         """What was done to the vectors, or to the video."""
-        if accumulates(self.config):
+        if self.config.accumulates_motion:
             yield "summed up between sampled frames"
         if self.config.motion.subtract_camera:
             yield "without the camera's motion"
         if self.video.num_frames < self.config.model.num_frames:
             yield f"a video of {self.video.num_frames} frames whose last one is repeated"
-
-
-def accumulates(config: RunConfig) -> bool:
-    """Whether motion is that since the sampled frame before, not since the video's."""
-    accumulate = config.motion.accumulate
-    return accumulate == "window" or (accumulate == "auto" and config.mask.strategy == "flow_warp")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def reconstruction_strip(
 
 
 def attention_strip(
-    frames: Frames, weights: NDArray[np.float32], query: tuple[int, int, int], title: str
+    frames: Frames, weights: NDArray[np.float32], query: tuple[int, int, int], note: str
 ) -> Strip:
     """Where the token `query` (slice, row, column) looks: the frames, and the heat on them.
 
@@ -103,7 +103,8 @@ def attention_strip(
         return draw
 
     return Strip(
-        title=title,
+        title="Attention of the marked token",
+        note=note,
         rows={"frames": marked(frames), "attention": marked(mixed)},
         num_frames=len(frames),
         aspect=frames.shape[1] / frames.shape[2],

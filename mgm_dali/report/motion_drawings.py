@@ -94,15 +94,15 @@ def arrow_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
 def wheel_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
     """Frames `[T, H, W, 3]`, and below them each cell's direction and strength as a colour.
 
-    Cells without a vector are white.
+    Cells without a vector are striped.
     """
     fastest, valid = motion.fastest, motion.valid
-    colours = np.where(motion.known[..., None], direction_colours(motion.vectors, fastest), 255)
+    colours = _striped(direction_colours(motion.vectors, fastest), motion.known)
     key = textwrap.fill(motion.unit, LEGEND_LETTERS)
-    key += "" if motion.known.all() else "\n(white: no vector)"
+    key += "" if motion.known.all() else "\n(striped: no vector)"
 
     def draw(axes: Axes, time: int) -> None:
-        axes.imshow(colours[time].astype(np.uint8), interpolation="nearest")
+        axes.imshow(colours[time])
         if not valid[time]:
             _note_that_none(axes)
 
@@ -130,6 +130,15 @@ def direction_colours(vectors: NDArray[np.floating[Any]], fastest: float) -> NDA
     colour = DIRECTION_COLOURS(turn % 1)[..., :3]
     blended: NDArray[np.float64] = STILL_GREY + (colour - STILL_GREY) * strength
     return np.rint(255 * blended).astype(np.uint8)
+
+
+def _striped(colours: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
+    """`[T, h, w, 3]` as pixels `[T, 8h, 8w, 3]`, striped black on white where not `known`."""
+    colours = colours.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
+    known = known.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
+    y, x = np.indices(known.shape[1:])
+    stripes = np.where((x + y) % CELL_PIXELS < 2, np.uint8(0), np.uint8(255))
+    return np.where(known[..., None], colours, stripes[..., None])
 
 
 def _draw_wheel(axes: Axes, fastest: float, key: str) -> None:

@@ -50,7 +50,10 @@ def save_animation(frames: Frames, path: str | Path, fps: float = 8.0) -> None:
 
 def _as_gif(frames: Frames, fps: float) -> bytes:
     # One palette for all frames, or still areas flicker.
-    palette = Image.fromarray(frames.reshape(-1, frames.shape[2], 3)).quantize(256)
+    stacked = Image.fromarray(frames.reshape(-1, frames.shape[2], 3))
+    palette = stacked.quantize(
+        256, Image.Quantize.FASTOCTREE
+    )  # keeps white white, and fades smooth
     pictures = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames

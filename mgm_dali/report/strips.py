@@ -67,58 +67,50 @@ def draw_sheet(strip: Strip) -> Figure:
     """At most `MAX_COLUMNS` times, evenly spread; a single row is drawn larger, in two lines."""
     num_slices = strip.num_frames // strip.slice_frames
     times = range(0, strip.num_frames, strip.slice_frames * -(-num_slices // MAX_COLUMNS))
-    alone = len(strip.rows) == 1
-    num_columns = -(-len(times) // 2) if alone and len(times) > 1 else len(times)
-    num_lines = -(-len(times) // num_columns) if alone else len(strip.rows)
-    width = LARGE if alone else SMALL
-    height = width * strip.aspect
-    above = _height_of_title(strip, num_columns * width) + 1.2 * LINE
-    step = height + (GAP + 1.2 * LINE if alone else GAP)
-    size = (LABELS + num_columns * (width + GAP) + LEGEND, above + num_lines * step)
     what = "frame" if strip.slice_frames == 1 else "slice"
+    alone = len(strip.rows) == 1
+    page = _Page(
+        strip,
+        num_columns=-(-len(times) // 2) if alone else len(times),
+        num_pictures=len(times) * len(strip.rows),
+        width=LARGE if alone else SMALL,
+        names=1.2 * LINE if alone else 0.0,
+        left=0.0 if alone else LABELS,
+    )
     with figure_style():
-        figure = Figure(figsize=size)
-        _draw_title(figure, strip, LABELS, num_columns * width)
+        figure = page.figure(legend_row=strip.legend_row)
         for row, (label, panel) in enumerate(strip.rows.items()):
-            for number, time in enumerate(times):
-                line, column = divmod(number, num_columns) if alone else (row, number)
-                left, top = LABELS + column * (width + GAP), above + line * step
-                axes = _axes(figure, left, top, width, height)
+            for column, time in enumerate(times):
+                axes = page.axes(figure, row * len(times) + column)
                 panel(axes, time)
-                if line == 0 or alone:
+                if row == 0:
                     axes.set_title(f"{what} {time // strip.slice_frames}", pad=4)
                 if column == 0 and not alone:
                     axes.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=8)
-        _draw_legend(figure, strip, above, step * num_lines - GAP, step)
     return figure
 
 
 def draw_film(strip: Strip) -> Frames:
     """All frames `[T, H, W, 3]`: the rows side by side, their names above them."""
-    num_columns = min(len(strip.rows), FILM_COLUMNS)
-    num_lines = -(-len(strip.rows) // num_columns)
-    width = LARGE * {1: 1.5, 2: 1.0, 3: 1.0}.get(len(strip.rows), 0.75)
-    height = width * strip.aspect
-    names = 1.1 * LINE * max(len(name.splitlines()) for name in strip.rows)
-    step = height + names + GAP
-    legend = LEGEND if strip.legend else GAP
-    above = _height_of_title(strip, num_columns * width) + names
-    size = (GAP + num_columns * (width + GAP) + legend, above + num_lines * step - names + LINE)
+    count = len(strip.rows)
+    num_lines = -(-count // FILM_COLUMNS)
+    page = _Page(
+        strip,
+        num_columns=-(-count // num_lines),
+        num_pictures=count,
+        width=LARGE * {1: 1.5, 2: 1.0, 3: 1.0}.get(count, 0.75),
+        names=1.1 * LINE * max(len(name.splitlines()) for name in strip.rows),
+        left=GAP,
+    )
     film = []
     with figure_style():
-        figure = Figure(figsize=size, dpi=FILM_DPI)
+        figure = page.figure()
         canvas = FigureCanvasAgg(figure)
-        _draw_title(figure, strip, GAP, num_columns * width)
-        counter = figure.text(GAP / size[0], GAP / size[1], "", va="bottom")
-        places = []
-        for number in range(len(strip.rows)):
-            line, column = divmod(number, num_columns)
-            left, top = GAP + column * (width + GAP), above + line * step
-            places.append(_axes(figure, left, top, width, height))
-        if len(places) > 1:
+        places = [page.axes(figure, number) for number in range(count)]
+        if count > 1:
             for axes, label in zip(places, strip.rows, strict=True):
                 axes.set_title(label, pad=4)
-        _draw_legend(figure, strip, above, num_lines * step - names, num_lines * step, film=True)
+        counter = figure.text(0.01, 0.01, "", va="bottom")
         for time in range(strip.num_frames):
             for axes, panel in zip(places, strip.rows.values(), strict=True):
                 # `axes.clear()` would take longer than all the drawing.
@@ -154,46 +146,84 @@ def colour_bar(colours: Colormap, highest: float, label: str) -> Callable[[Axes]
     return draw
 
 
-def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Bare axes at a place in inches from the upper left corner."""
-    across, down = figure.get_size_inches()
-    place = (left / across, 1 - (top + height) / down, width / across, height / down)
-    axes: Axes = figure.add_axes(place)
+@dataclass(frozen=True)
+class _Page:
+    """Where everything is, in inches: title and note, lines of pictures, the legend beside them."""
+
+    strip: Strip
+    num_columns: int
+    num_pictures: int
+    width: float
+    """Of a picture."""
+    names: float
+    """Height of the names above each line; the first line always has room for one."""
+    left: float
+    """Room for the names of the rows."""
+
+    @property
+    def height(self) -> float:
+        return self.width * self.strip.aspect
+
+    @property
+    def step(self) -> float:
+        """From line to line."""
+        return self.height + self.names + GAP
+
+    @property
+    def right_of_pictures(self) -> float:
+        return self.left + self.num_columns * (self.width + GAP)
+
+    @property
+    def below_title(self) -> float:
+        title, note = self._title_and_note()
+        return 0.1 + LINE * (1.3 * len(title) + len(note))
+
+    @property
+    def above(self) -> float:
+        """Where the first line of pictures begins."""
+        return self.below_title + max(self.names, 1.2 * LINE)
+
+    def figure(self, legend_row: int | None = None) -> Figure:
+        """A figure with its title, its note and its legend."""
+        num_lines = -(-self.num_pictures // self.num_columns)
+        bottom = self.above + num_lines * self.step - self.names
+        across = self.right_of_pictures + (LEGEND if self.strip.legend else 0)
+        down = bottom + LINE
+        figure = Figure(figsize=(across, down), dpi=FILM_DPI)
+        title, note = self._title_and_note()
+        middle = (self.left + self.right_of_pictures) / 2 / across
+        figure.suptitle("\n".join(title), x=middle, y=1 - 0.1 / down, va="top")
+        below = 1 - (0.1 + 1.3 * LINE * len(title)) / down
+        figure.text(middle, below, "\n".join(note), ha="center", va="top", color=NOTE_COLOUR)
+        if self.strip.legend is not None:
+            top, height = self.above, bottom - self.above - GAP
+            if legend_row is not None:
+                top, height = self.above + legend_row * self.step, self.height
+            shown = min(height, MAX_LEGEND_HEIGHT)
+            place = (self.right_of_pictures + 0.15, top + (height - shown) / 2)
+            axes = _axes(figure, place, LEGEND - 0.4, shown)
+            axes.patch.set_visible(False)
+            self.strip.legend(axes)
+        return figure
+
+    def axes(self, figure: Figure, number: int) -> Axes:
+        """The place of a picture, counted line by line."""
+        line, column = divmod(number, self.num_columns)
+        place = (self.left + column * (self.width + GAP), self.above + line * self.step)
+        return _axes(figure, place, self.width, self.height)
+
+    def _title_and_note(self) -> tuple[list[str], list[str]]:
+        """Their lines."""
+        letters = max(20, int((self.right_of_pictures - self.left) * LETTERS_PER_INCH))
+        note = textwrap.wrap(self.strip.note, int(1.3 * letters))
+        return textwrap.wrap(self.strip.title, letters), note
+
+
+def _axes(figure: Figure, place: tuple[float, float], width: float, height: float) -> Axes:
+    """Bare axes at a place (left, top) in inches from the upper left corner."""
+    (left, top), (across, down) = place, figure.get_size_inches()
+    axes: Axes = figure.add_axes(
+        (left / across, 1 - (top + height) / down, width / across, height / down)
+    )
     bare(axes)
     return axes
-
-
-def _draw_legend(
-    figure: Figure, strip: Strip, top: float, height: float, step: float, film: bool = False
-) -> None:
-    """At the right border: beside its row, or beside the middle of all."""
-    if strip.legend is None:
-        return
-    if strip.legend_row is not None and not film:
-        top, height = top + strip.legend_row * step, step - GAP
-    shown = min(height, MAX_LEGEND_HEIGHT)
-    left = figure.get_size_inches()[0] - LEGEND
-    axes = _axes(figure, left + 0.05, top + (height - shown) / 2, LEGEND - 0.4, shown)
-    axes.patch.set_visible(False)
-    strip.legend(axes)
-
-
-def _height_of_title(strip: Strip, width: float) -> float:
-    title, note = _wrapped(strip, width)
-    return 0.1 + LINE * (1.3 * len(title) + len(note))
-
-
-def _draw_title(figure: Figure, strip: Strip, left: float, width: float) -> None:
-    """Title and note, centred over what is `width` wide."""
-    across, down = figure.get_size_inches()
-    title, note = _wrapped(strip, width)
-    middle = (left + width / 2) / across
-    figure.suptitle("\n".join(title), x=middle, y=1 - 0.1 / down, va="top")
-    below = 1 - (0.1 + 1.3 * LINE * len(title)) / down
-    figure.text(middle, below, "\n".join(note), ha="center", va="top", color=NOTE_COLOUR)
-
-
-def _wrapped(strip: Strip, width: float) -> tuple[list[str], list[str]]:
-    """The lines of the title and of the note."""
-    letters = max(20, int(width * LETTERS_PER_INCH))
-    return textwrap.wrap(strip.title, letters), textwrap.wrap(strip.note, int(1.3 * letters))
