@@ -133,10 +133,10 @@ def simulated_motion(clip):
 
 def simulated_motion_sparse(clip):
     height, width = square(clip)
-    # Noise from 0 to 1, in half sides, on the scale of `distances`.
-    weights = [noise * (height * width // 2) // 2**24 for noise in place_noise(clip)]
+    # Noise from 0 to 2 half sides, on the scale of `distances`.
+    weights = [noise * (height * width) // 2**24 for noise in place_noise(clip)]
     scores = []
-    for center in simulated_path(clip):
+    for center in simulated_path(clip, inside=False):
         far = distances(clip, center, (height, width))
         scores.append([])
         for (row, column), score in zip(clip.places, far, strict=True):
@@ -176,38 +176,32 @@ def flow_warp(clip):
         y, x = 2 * row + 1, 2 * column + 1
         nearest = min((y - 4 * h - 2) ** 2 + (x - 4 * w - 2) ** 2 for h, w in shown)
         bell[row, column] = (4**2 * 2**16) // (4**2 + nearest)
-    ways = {}
     scores = []
     for number in range(clip.grid.t):
         shown_there = dict.fromkeys(clip.places, 0)
         for frame in (2 * number, 2 * number + 1):
             for cell in clip.cells:
-                there = cell_at(clip, cell, way_to_middle(clip, frame, cell, ways))
+                there = in_the_middle_frame(clip, frame, cell)
                 shown_there[cell[0] // 2, cell[1] // 2] += bell[there]
         scores.append([-shown_there[place] for place in clip.places])
     return scores, None
 
 
-def way_to_middle(clip, frame, cell, ways):
-    """How far what is in a cell is from there in the middle frame; `ways` remembers."""
-    if frame == clip.grid.t:
-        return 0, 0
-    if (frame, cell) not in ways:
-        back = frame > clip.grid.t
-        tells, sign = (frame, -1) if back else (frame + 1, 1)
-        step = (0, 0)
-        if clip.is_known(tells, cell):
-            step = tuple(sign * clamp(way, LONGEST) for way in clip.vector(tells, cell))
-        beyond = way_to_middle(clip, frame - 1 if back else tells, cell_at(clip, cell, step), ways)
-        ways[frame, cell] = step[0] + beyond[0], step[1] + beyond[1]
-    return ways[frame, cell]
-
-
-def cell_at(clip, cell, way):
-    """The cell some way off the middle of `cell`, which stands in for all outside of the frame."""
-    row = cell[0] + (CELL_STEPS // 2 + way[1]) // CELL_STEPS
-    column = cell[1] + (CELL_STEPS // 2 + way[0]) // CELL_STEPS
-    return (row, column) if 0 <= row < clip.rows and 0 <= column < clip.columns else cell
+def in_the_middle_frame(clip, frame, cell):
+    """The cell that what is in `cell` of a frame is in at the middle one; itself if it leaves."""
+    y, x = (place * CELL_STEPS + CELL_STEPS // 2 for place in cell)
+    middle = clip.grid.t
+    while frame != middle:
+        back = frame > middle
+        tells = frame if back else frame + 1
+        at = y // CELL_STEPS, x // CELL_STEPS
+        if clip.is_known(tells, at):
+            dx, dy = (clamp(way, LONGEST) for way in clip.vector(tells, at))
+            x, y = (x - dx, y - dy) if back else (x + dx, y + dy)
+        frame = frame - 1 if back else frame + 1
+        if not (0 <= y < clip.rows * CELL_STEPS and 0 <= x < clip.columns * CELL_STEPS):
+            return cell
+    return y // CELL_STEPS, x // CELL_STEPS
 
 
 def strength(vector):
@@ -225,7 +219,7 @@ def strongest_middle(clip, number):
     moving = sorted((s for s in strengths.values() if s), reverse=True)
     if not moving:
         return None
-    count = clip.config.top_k if clip.config.center == "top_k" else 1
+    count = 1 if clip.config.center == "top_1" else clip.config.top_k
     least = moving[:count][-1]
     chosen = [cell for cell in clip.cells if strengths[cell] >= least]
     middles = (sum(cell[axis] + Fraction(1, 2) for cell in chosen) / len(chosen) for axis in (0, 1))
@@ -252,11 +246,11 @@ def held(values, *, otherwise):
     return filled
 
 
-def simulated_path(clip):
+def simulated_path(clip, inside=True):
     """(y, x) in each slice: a walk that turns round at the walls."""
     ways = []
     for axis, (size, side) in enumerate(zip(clip.grid[1:], square(clip), strict=True)):
-        margin = side // 2 if clip.config.border == "shift" else 0
+        margin = side // 2 if inside and clip.config.border == "shift" else 0
         room = max(size * PATCH - 2 * margin, 1)
         start, velocity = (bits(clip.seed, DRAWS, len(clip.places) + n + axis) for n in (0, 2))
         place = start * room // 2**24

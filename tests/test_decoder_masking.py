@@ -98,3 +98,14 @@ def test_a_mask_in_any_layout_is_read_alike_and_stays_as_it_was():
     expected = decoded_tokens(mask, seeds(5), GRID, 500)
     assert torch.equal(mask, before)
     assert torch.equal(decoded_tokens(columns_first, seeds(5), GRID, 500), expected)
+
+
+@pytest.mark.parametrize("num_decoded", [0, -1, 1569])
+def test_predicting_nothing_or_more_than_all_is_refused(num_decoded):
+    with pytest.raises(ValueError, match=f"found {num_decoded}, expected 1 to 1568"):
+        decoded_tokens(torch.ones(1, 1568, dtype=torch.bool), seeds(1), GRID, num_decoded)
+
+
+def test_a_mask_of_another_grid_is_refused():
+    with pytest.raises(ValueError, match=r"shape \[1, 128\], expected \[1, 1568\]"):
+        decoded_tokens(torch.ones(1, 128, dtype=torch.bool), seeds(1), GRID, 4)

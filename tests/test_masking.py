@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from made_motion import KINDS, Made, holes, one_cell, quarter_pixels, seeds, still
+from made_motion import (
+    KINDS,
+    Made,
+    holes,
+    one_cell,
+    quarter_pixels,
+    seeds,
+    some_frames,
+    still,
+)
 
 from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
@@ -80,7 +89,36 @@ def test_motion_of_another_clip_is_refused_and_both_shapes_are_named(strategy, s
     made = still(GRID, 2)
     with pytest.raises(ValueError, match="motion") as error:
         make_mask(torch.zeros(shape), made.valid, seeds(2), GRID, MaskConfig(strategy=strategy))
-    assert str(shape) in str(error.value) and "(2, 16, 28, 28, 2)" in str(error.value)
+    assert str(list(shape)) in str(error.value) and "[2, 16, 28, 28, 2]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("motion_valid", (2, 8), torch.bool),
+        ("motion_valid", (2, 16), torch.float32),
+        ("motion_known", (2, 16, 14, 14), torch.bool),
+        ("motion_known", (2, 16, 28, 28), torch.uint8),
+        ("seed", (2,), torch.int32),
+    ],
+)
+def test_whatever_else_is_of_another_clip_is_refused_by_its_name(name, shape, dtype):
+    made, wrong = still(GRID, 2), torch.ones(shape, dtype=dtype)
+    given = {"motion_valid": made.valid, "motion_known": made.known, "seed": seeds(2), name: wrong}
+    with pytest.raises(ValueError, match=rf"^{name}: expected .*, found {dtype} ") as error:
+        make_mask(made.motion, grid=GRID, config=MaskConfig(), **given)
+    assert str(error.value).endswith(str(list(shape)))
+
+
+@pytest.mark.parametrize("strategy", sorted(NEEDS_MOTION))
+@pytest.mark.parametrize("center", ["top_1", "vote"])
+def test_what_is_said_of_frames_without_vectors_does_not_matter(strategy, center):
+    made, config = some_frames(GRID, 3), MaskConfig(strategy=strategy, center=center)
+    invalid = ~made.valid[..., None, None]
+    assert invalid.any()
+    motion = made.motion + 50 * invalid[..., None]
+    found = make_mask(motion, made.valid, seeds(3), GRID, config, made.known | invalid)
+    assert torch.equal(found.view(-1, *GRID), made.mask(seeds(3), GRID, config))
 
 
 @pytest.mark.parametrize("strategy", MASKS)

@@ -159,9 +159,10 @@ class MaskConfig(_Frozen):
     """At the border: move the rectangle inside, or let it be cut and grow to keep its count."""
     center: Literal["top_1", "top_k", "vote"] = "top_1"
     """Where `motion_guided` puts its rectangle: on the strongest vector (paper), in the middle of
-    the `top_k` strongest, or on the strongest mean of 3 x 3 vectors, in which noise cancels."""
-    top_k: int = Field(32, ge=1)
-    """Cells of 8 x 8 pixels that `center: top_k` looks at in each slice."""
+    the `top_k` strongest, or of the `top_k` strongest means of 3 x 3 vectors, in which noise
+    cancels."""
+    top_k: int = Field(16, ge=1)
+    """Cells of 8 x 8 pixels that `center: top_k` and `vote` look at in each slice."""
     decoded_share: float = Field(1.0, gt=0, le=1)
     """Share of the hidden tokens that the decoder predicts, chosen by a running cell (VideoMAEv2:
     0.5). Fewer make a step cheaper; the encoder sees the same tokens."""

@@ -70,22 +70,30 @@ def make_mask(
 ) -> Tensor:
     """The mask of a batch: bool `[B, t*h*w]`, True = hidden, token order (t, h, w).
 
-    `motion [B, T, H/8, W/8, 2]` in pixels, `motion_valid [B, T]`, `seed [B]` int64, all on the
-    device the mask is wanted on; `motion_known [B, T, H/8, W/8]` bool says which cells have a
-    vector, by default all of valid frames. Every row hides exactly
+    `motion [B, T, H/8, W/8, 2]` in pixels, finite, `motion_valid [B, T]` bool, `seed [B]` int64,
+    all on the device the mask is wanted on; `motion_known [B, T, H/8, W/8]` bool says which cells
+    have a vector (others must be 0), by default all of valid frames. Every row hides exactly
     `grid.t * hidden_per_slice(config.ratio, grid)` tokens.
 
-    Raises `ValueError` if motion and grid are not of the same clip, `UserError` for a ratio that
-    leaves nothing to hide or to show.
+    Raises `ValueError` if shapes or dtypes are not those of clips of this grid, `UserError` for a
+    ratio that leaves nothing to hide or to show.
     """
     t, h, w = grid = PatchGrid(*grid)
-    expected = (len(seed), 2 * t, 2 * h, 2 * w, 2)
-    if tuple(motion.shape) != expected:
-        raise ValueError(f"motion: shape {tuple(motion.shape)}, expected {expected} for {grid}")
+    cells = (len(seed), 2 * t, 2 * h, 2 * w)
     if motion_known is None:
-        motion_known = motion_valid[:, :, None, None].expand(expected[:-1])
+        motion_known = motion_valid[:, :, None, None].expand(cells)
+    _require("motion", motion, (*cells, 2), motion.dtype)
+    _require("motion_valid", motion_valid, cells[:2], torch.bool)
+    _require("motion_known", motion_known, cells, torch.bool)
+    _require("seed", seed, cells[:1], torch.int64)  # of another dtype it would hash to others
     draws = draw(seed, grid)
     inputs = MaskInputs(motion.float(), motion_valid, motion_known, draws, grid, config)
     scores, count_change = MASKS[config.strategy](inputs)
     visible = h * w - hidden_per_slice(config.ratio, grid)
     return hide_highest(scores.flatten(2), visible, draws.ties, count_change).flatten(1)
+
+
+def _require(name: str, found: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if found.shape != shape or found.dtype != dtype:
+        expected = f"{dtype} {list(shape)}"
+        raise ValueError(f"{name}: expected {expected}, found {found.dtype} {list(found.shape)}")

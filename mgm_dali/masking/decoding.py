@@ -1,7 +1,7 @@
 """Which hidden tokens are predicted: decoder masking (VideoMAEv2, Wang et al., CVPR 2023).
 
-    slice 0   # #   slice 1   . #   slice 2   . .   slice 3   # .       # is predicted, where
-              . .             # .             # #             . #         it is hidden at all
+    slice 0   . .   slice 1   . #   slice 2   # #   slice 3   # .       # is predicted, where
+              # #             # .             . .             . #         it is hidden at all
 
 A cell of 2x2 places is repeated over the slice and runs on by one place from slice to slice, so
 that all of a thing is predicted at some time. It is less work, not another mask: the encoder sees
@@ -31,9 +31,17 @@ def decoded_tokens(mask: Tensor, seed: Tensor, grid: PatchGrid, num_decoded: int
 
     VideoMAEv2 predicts half of all places, visible ones included, and leaves those out of the loss.
     We take hidden ones only, and the same count in every clip: where the running cell offers too
-    few or too many, the places it comes to next are added or the last ones left out.
+    few or too many, the places it comes to next are added or the last ones left out. Raises
+    ValueError if masks are not of this grid, or for fewer than 1 or more than all tokens; that no
+    more are predicted than are hidden is not checked, as it would wait for the device.
     """
-    t, h, w = grid
+    t, h, w = grid = PatchGrid(*grid)
+    if mask.shape != (len(seed), grid.num_tokens):
+        raise ValueError(
+            f"mask: shape {list(mask.shape)}, expected {[len(seed), grid.num_tokens]} for {grid}"
+        )
+    if not 0 < num_decoded <= grid.num_tokens:
+        raise ValueError(f"num_decoded: found {num_decoded}, expected 1 to {grid.num_tokens}")
     slices, rows, columns = (torch.arange(size, device=mask.device) for size in grid)
     in_cell = 2 * (rows % 2)[:, None] + columns % 2
     bits = uniform_bits(seed, DECODING_STREAM, 1 + t * h * w)

@@ -54,7 +54,7 @@ class MaskInputs:
     motion_valid: Tensor
     """`[B, T]` bool."""
     motion_known: Tensor
-    """`[B, T, H/8, W/8]` bool, False in all of a frame that is not valid."""
+    """`[B, T, H/8, W/8]` bool."""
     draws: Draws
     grid: PatchGrid
     config: MaskConfig
@@ -86,19 +86,20 @@ def simulated_motion(inputs: MaskInputs) -> Scores:
 def simulated_motion_sparse(inputs: MaskInputs) -> Scores:
     """Random weights around a centre that moves at random, and they move with it (SMM sparse).
 
-    That it is made of single patches which move is all the paper tells. Ours: noise as wide as half
-    a side, minus the distance in half sides; so patches thin out towards the rim and beyond it.
+    That it is made of single patches which move is all the paper tells. Ours: noise as wide as a
+    side, minus the distance; so patches thin out towards the rim and beyond it. As there is no
+    rectangle to keep inside, the centre goes as far as the border.
     """
     _, h, w = inputs.grid
     height, width = square_sides(inputs.config.ratio, inputs.grid)
-    centers = _simulated(inputs)
+    centers = simulated_centers(inputs.draws, inputs.grid, (0, 0))
     # The noise is a torus that is rolled with the centre.
     y, x = (centers // PATCH_UNITS).unbind(-1)
     rows = (torch.arange(h, device=y.device) - y[..., None]).remainder(h)
     columns = (torch.arange(w, device=x.device) - x[..., None]).remainder(w)
     places = (rows[..., None] * w + columns[:, :, None]).flatten(1)
     noise = inputs.draws.noise(h * w).gather(1, places).view(-1, *inputs.grid)
-    weight = noise * (height * width // 2) >> BITS
+    weight = noise * (height * width) >> BITS
     return weight + nearness(centers, _unstretched(inputs), inputs.grid), None
 
 
@@ -109,10 +110,10 @@ def motion_guided(inputs: MaskInputs) -> Scores:
     """
     motion, config, slices = inputs.motion, inputs.config, inputs.grid.t
     if config.center == "vote":
-        of_cells = strength.of_votes(motion, inputs.motion_known, slices)
+        of_cells = strength.of_votes(motion, _known(inputs), slices)
     else:
         of_cells = strength.of_cells(motion, inputs.motion_valid, slices)
-    top_k = config.top_k if config.center == "top_k" else 1
+    top_k = 1 if config.center == "top_1" else config.top_k
     centers, known = middle_of_strongest(of_cells, top_k, inputs.grid)
     return _rectangle(inputs, hold_last(centers, known, otherwise=_simulated(inputs)))
 
@@ -120,10 +121,15 @@ def motion_guided(inputs: MaskInputs) -> Scores:
 def motion_guided_sparse(inputs: MaskInputs) -> Scores:
     """The patches that move most, wherever they are (MGM sparse)."""
     scores = strength.of_patches(
-        inputs.motion, inputs.motion_valid, inputs.motion_known, inputs.grid
+        inputs.motion, inputs.motion_valid, _known(inputs), inputs.grid
     ).long()
     known = scores.flatten(2).any(2)
     return hold_last(scores, known, otherwise=simulated_motion_sparse(inputs)[0]), None
+
+
+def _known(inputs: MaskInputs) -> Tensor:
+    """Cells that have a vector, whatever is said of those of frames that have none."""
+    return inputs.motion_known & inputs.motion_valid[:, :, None, None]
 
 
 def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:

@@ -18,9 +18,9 @@ def hide_highest(scores: Tensor, visible: int, ties: Tensor, count_change: Tenso
 
     `visible` tokens of a slice are shown; `count_change [B, t]`, from -1 to 1, are hidden on top.
 
-    Equal scores are common (all tokens on one rim of a rectangle); noise of 24 bits decides between
-    them, `ties [B, P]`: the same in all slices, so that a place that ties twice is not hidden now
-    and shown then.
+    Equal scores are common (all tokens on one rim of a rectangle); noise decides between them, the
+    24 bits of `ties [B, P]`: the same in all slices, so that a place that ties twice is not hidden
+    now and shown then.
     """
     places = scores.shape[2]
     keys = _unique_keys(scores, ties)
@@ -38,8 +38,8 @@ def hide_highest(scores: Tensor, visible: int, ties: Tensor, count_change: Tenso
 def _unique_keys(scores: Tensor, ties: Tensor) -> Tensor:
     """int64 `[B, t, P]` in the order of the scores, no two of a slice alike.
 
-    Below the score are 16 bits of noise, and below them the place, which decides where even those
-    are equal: between two given places once in 65,536 clips.
+    Below the score are 16 bits of the noise, and below them the place, which decides where even
+    those are equal: between two given places once in 65,536 clips.
     """
     places = scores.shape[2]
     place_bits = (places - 1).bit_length()

@@ -20,7 +20,7 @@ __all__ = ["STEPS_PER_PIXEL", "of_cells", "of_patches", "of_votes", "vector_step
 
 STEPS_PER_PIXEL = 8
 LONGEST_STEPS = 2048
-"""256 pixels, more than the side of a frame: longer vectors count as equally strong."""
+"""256 pixels along an axis, more than the side of a frame: what is longer is no motion."""
 
 
 def of_cells(motion: Tensor, valid: Tensor, slices: int) -> Tensor:
@@ -29,9 +29,10 @@ def of_cells(motion: Tensor, valid: Tensor, slices: int) -> Tensor:
     `motion [B, T, H, W, 2]` in pixels, `valid [B, T]`. Of a tubelet's two frames the paper does not
     say which counts: here, the one that moves more.
     """
-    batch, _, rows, columns, _ = motion.shape
-    vectors = motion.view(batch, slices, -1, rows, columns, 2).unbind(2)
-    scales = (valid * float(STEPS_PER_PIXEL)).view(batch, slices, -1, 1, 1, 1).unbind(2)
+    batch, frames, rows, columns, _ = motion.shape
+    of_slice = frames // slices
+    vectors = motion.reshape(batch, slices, of_slice, rows, columns, 2).unbind(2)
+    scales = (valid * float(STEPS_PER_PIXEL)).view(batch, slices, of_slice, 1, 1, 1).unbind(2)
     strengths = []
     for of_frame, scale in zip(vectors, scales, strict=True):
         squares = (of_frame * scale).round_().square_()
@@ -67,7 +68,7 @@ def of_patches(motion: Tensor, valid: Tensor, known: Tensor, grid: PatchGrid) ->
     strength = torch.where(known, strength, _around(strength, torch.maximum))
     strength = torch.maximum(strength[:, :, ::2], strength[:, :, 1::2])
     strength = torch.maximum(strength[..., ::2], strength[..., 1::2])
-    return strength.view(-1, grid.t, frames // grid.t, grid.h, grid.w).amax(2)
+    return strength.view(len(motion), grid.t, frames // grid.t, grid.h, grid.w).amax(2)
 
 
 def vector_steps(motion: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ Letters: B clips, T frames, H W cells, h w patches. Whole numbers only, as every
 import torch
 from torch import Tensor
 
-from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.masking.scores import MaskInputs, Scores
@@ -28,9 +27,6 @@ BELL_BITS = 16
 BELL_WIDTH = 4
 """In half cells, so 16 pixels: a patch, as in MGMAE."""
 
-Way = tuple[Tensor, Tensor]
-"""(dx, dy) of every cell, `[B, H*W]` each, int32 in eighths of a pixel."""
-
 
 def flow_warp(inputs: MaskInputs) -> Scores:
     """Minus how much of each token is visible when the middle frame's choice moves along."""
@@ -40,12 +36,9 @@ def flow_warp(inputs: MaskInputs) -> Scores:
     visible = h * w - hidden_per_slice(inputs.config.ratio, inputs.grid)
     shown = ~hide_highest(noise, visible, inputs.draws.ties, None)
     bells = _bells(shown.view(-1, h, w), rows, columns).flatten(1)
-    x, y = (
-        (vector_steps(along) * inputs.motion_known).int().flatten(2).unbind(1)
-        for along in inputs.motion.unbind(-1)
-    )
-    cells = _in_middle_frame(list(zip(x, y, strict=True)), inputs.grid)
-    weights = torch.stack([bells.gather(1, cell) for cell in cells], 1)
+    known = inputs.motion_known & inputs.motion_valid[:, :, None, None]
+    steps = [(vector_steps(along) * known).int().flatten(2) for along in inputs.motion.unbind(-1)]
+    weights = bells.gather(1, _in_middle_frame(steps, rows, columns).flatten(1))
     weights = weights.view(batch, t, frames // t, rows, columns).sum(2)
     weights = weights[..., ::2, :] + weights[..., 1::2, :]
     return -(weights[..., ::2] + weights[..., 1::2]), None
@@ -75,41 +68,48 @@ def _squared_distances(patches: int, cells: int, like: Tensor) -> Tensor:
     return (of_patches[:, None] - of_cells).square()
 
 
-def _in_middle_frame(moved: list[Way], grid: PatchGrid) -> list[Tensor]:
-    """Which cell of the middle frame each cell's content is in, by its index, for every frame.
+def _in_middle_frame(steps: list[Tensor], rows: int, columns: int) -> Tensor:
+    """Which cell of the middle frame each cell's content is in, by its index: `[B, T, H*W]`.
 
-    `moved` is the motion of each frame since the one before. What is not in the middle frame stands
-    where it is: so MGMAE fills what its warping leaves empty.
+    `steps` is the motion since the frame before, in eighths of a pixel, dx and dy `[B, T, H*W]`.
     """
-    cells = _Cells(2 * grid.h, 2 * grid.w, moved[0][0].device)
-    middle = len(moved) // 2
-    still = torch.zeros_like(moved[0][0])
-    ways = {middle: (still, still)}
-    for frame in range(middle + 1, len(moved)):
-        x, y = moved[frame]
-        ways[frame] = cells.follow((-x, -y), ways[frame - 1])
-    for frame in reversed(range(middle)):
-        ways[frame] = cells.follow(moved[frame + 1], ways[frame + 1])
-    return [cells.reached(ways[frame]) for frame in range(len(moved))]
+    middle = steps[0].shape[1] // 2
+    after = [-along[:, middle + 1 :] for along in steps]
+    before = [along[:, 1 : middle + 1].flip(1) for along in steps]
+    itself = torch.arange(rows * columns, device=steps[0].device)
+    nearest_first, later = _follow(before, rows, columns), _follow(after, rows, columns)
+    return torch.stack([*nearest_first[::-1], itself.expand(len(steps[0]), -1), *later], 1)
 
 
-class _Cells:
-    """The cells of a frame, and what lies some way off them."""
+def _follow(steps: list[Tensor], rows: int, columns: int) -> list[Tensor]:
+    """Where the cells of the F frames on one side of the middle are in it: int64 `[B, H*W]` each.
 
-    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
-        self.rows, self.columns = rows, columns
-        self.index = torch.arange(rows * columns, device=device, dtype=torch.int32)
-        self.x = self.index % columns * CELL_STEPS + CELL_STEPS // 2
-        self.y = self.index // columns * CELL_STEPS + CELL_STEPS // 2
+    `steps` are `[B, F, H*W]`, nearest frame first: each leads to the next nearer frame, whose own
+    lead on. All frames go at once. What leaves the picture is taken to stand where it is: so MGMAE
+    fills what its warping leaves empty.
+    """
+    frames = steps[0].shape[1]
+    index = torch.arange(rows * columns, device=steps[0].device, dtype=torch.int32)
+    start_x = index % columns * CELL_STEPS + CELL_STEPS // 2
+    start_y = index // columns * CELL_STEPS + CELL_STEPS // 2
+    x, y = (start.expand_as(steps[0]) for start in (start_x, start_y))
+    arrived = []
+    for nearer in range(frames):
+        # The nearest of the frames that are left has one step to go, each other one more.
+        cell, inside = _cell_at(x, y, rows, columns)
+        x, y = (
+            place + along[:, : frames - nearer].gather(2, cell) * inside
+            for place, along in zip((x, y), steps, strict=True)
+        )
+        cell, inside = _cell_at(x[:, 0], y[:, 0], rows, columns)
+        arrived.append(torch.where(inside, cell, index))
+        x, y = x[:, 1:], y[:, 1:]
+    return arrived
 
-    def follow(self, step: Way, onwards: Way) -> Way:
-        """A step to the next frame, and from the cell reached there `onwards`."""
-        reached = self.reached(step)
-        return step[0] + onwards[0].gather(1, reached), step[1] + onwards[1].gather(1, reached)
 
-    def reached(self, way: Way) -> Tensor:
-        """The cell at the end of each cell's way, int64 `[B, H*W]`; its own if that is outside."""
-        column, row = (self.x + way[0]) // CELL_STEPS, (self.y + way[1]) // CELL_STEPS
-        inside = column == column.clamp(0, self.columns - 1)
-        inside &= row == row.clamp(0, self.rows - 1)
-        return torch.where(inside, row * self.columns + column, self.index).long()
+def _cell_at(x: Tensor, y: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """The index of the cell at a place, int64, and whether it is in the picture."""
+    column, row = x // CELL_STEPS, y // CELL_STEPS
+    nearest_column, nearest_row = column.clamp(0, columns - 1), row.clamp(0, rows - 1)
+    inside = (column == nearest_column) & (row == nearest_row)
+    return (nearest_row * columns + nearest_column).long(), inside
