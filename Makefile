@@ -12,7 +12,7 @@ PEERS ?= .peers
 READY = $(VENV)/ready
 
 .PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader bench-masking \
-	bench-merit wheel clean
+	bench-merit pictures wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -48,6 +48,9 @@ bench-masking: $(READY)
 
 bench-merit: $(READY)
 	$(VENV)/bin/python benchmarks/mask_merit.py
+
+pictures: $(READY)
+	$(VENV)/bin/python benchmarks/mask_pictures.py
 
 wheel: $(READY)
 	$(VENV)/bin/pip wheel --no-deps --wheel-dir dist .
