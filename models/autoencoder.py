@@ -111,8 +111,9 @@ class Autoencoder(nn.Module):
         """
         patches, visible, hidden = self._split(video, mask, num_hidden)
         if decoded is not None:
-            if num_decoded is None and bool((decoded & ~mask).any()):
-                raise ValueError("decoded: only tokens that the mask hides can be predicted")
+            self._require_tokens("decoded", decoded, len(video))
+            if num_decoded is None and not bool((decoded.any(1) & (decoded <= mask).all(1)).all()):
+                raise ValueError("decoded: of each clip one token or more, and only hidden ones")
             _, hidden = split_tokens(decoded, num_decoded)
         predicted = self._predict(patches, visible, hidden)
         with torch.no_grad():
@@ -150,12 +151,16 @@ class Autoencoder(nn.Module):
         self, video: Tensor, mask: Tensor, num_hidden: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         patches = self._cut(video)
-        if mask.dtype != torch.bool or mask.shape != patches.shape[:2]:
+        self._require_tokens("mask", mask, len(video))
+        return patches, *split_tokens(mask, num_hidden)
+
+    def _require_tokens(self, name: str, mask: Tensor, batch: int) -> None:
+        expected = [batch, self.grid.num_tokens]
+        if mask.dtype != torch.bool or list(mask.shape) != expected:
             raise ValueError(
-                f"mask: expected bool {list(patches.shape[:2])} for the grid {self.grid}, "
+                f"{name}: expected bool {expected} for the grid {self.grid}, "
                 f"found {mask.dtype} {list(mask.shape)}"
             )
-        return patches, *split_tokens(mask, num_hidden)
 
     def _cut(self, video: Tensor) -> Tensor:
         return patchify(check_video(video, self.config))

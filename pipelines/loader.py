@@ -175,7 +175,7 @@ class ClipLoader:
         manifest, config = self.manifest, self._feed.config
         columns = (manifest.path_bytes, manifest.path_ends, manifest.num_frames, manifest.fps)
         sections = config.model_dump_json(include={"clip", "augment", "motion", "evaluation"})
-        shape = f"{config.model.num_frames} {config.model.image_size}"
+        shape = f"{config.model.num_frames} {config.model.image_size} {config.accumulates_motion}"
         return {
             "stage": self.stage,
             "seed": config.seed,

@@ -1,18 +1,20 @@
 """Every mask once more, slow and plain: loops over Python's whole numbers, one clip at a time.
 
 Written from what the package promises, to be compared with it; it shares no code with it.
-Lengths and places are in 256ths of a patch, vectors in eighths of a pixel.
+Lengths and places are in 256ths of a patch, vectors in 16ths of a pixel.
 """
 
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from reference_uniforms import between, bits
+
 from mgm_dali.config import MaskConfig
 from mgm_dali.masking import PatchGrid
 
 PATCH = 256
-CELL_STEPS = 64
+CELL_STEPS = 128
 LONGEST = 2048
 DRAWS, NOISE, DECODING = 0, 1, 2
 """The streams of random numbers. In the first: ties, 2 starts, 2 velocities, t steps of jitter."""
@@ -38,9 +40,9 @@ class Clip:
         self.ties = [bits(self.seed, DRAWS, number) for number in range(len(self.places))]
 
     def vector(self, frame, cell):
-        """(dx, dy) in eighths of a pixel."""
+        """(dx, dy) in 16ths of a pixel."""
         row, column = cell
-        return tuple(round(8 * clamp(pixels, 1e9)) for pixels in self.motion[frame][row][column])
+        return tuple(round(16 * clamp(pixels, 1e9)) for pixels in self.motion[frame][row][column])
 
     def is_known(self, frame, cell):
         return self.known[frame][cell[0]][cell[1]]
@@ -89,23 +91,6 @@ def the_highest(scores, count, ties):
 
 def clamp(number, limit):
     return min(max(number, -limit), limit)
-
-
-def mix(x):
-    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) % 2**64
-    x = ((x ^ x >> 27) * 0x94D049BB133111EB) % 2**64
-    return x ^ x >> 31
-
-
-def bits(seed, stream, number):
-    """Number so-and-so of a stream: SplitMix64, its upper 24 bits."""
-    state = mix((2 * seed + 1 + 0xD1342543DE82EF95 * stream) % 2**64)
-    return mix((state + 0x9E3779B97F4A7C15 * (number + 1)) % 2**64) >> 40
-
-
-def between(low, high, number):
-    """A number of 24 bits as one from low to high."""
-    return low + number * (high - low + 1) // 2**24
 
 
 def random_tokens(clip):
@@ -216,14 +201,38 @@ def strongest_middle(clip, number):
             vector = voted if clip.config.center == "vote" else Clip.vector
             for cell in clip.cells:
                 strengths[cell] = max(strengths[cell], strength(vector(clip, frame, cell)))
-    moving = sorted((s for s in strengths.values() if s), reverse=True)
+    moving = {cell: found for cell, found in strengths.items() if found}
     if not moving:
         return None
-    count = 1 if clip.config.center == "top_1" else clip.config.top_k
-    least = moving[:count][-1]
-    chosen = [cell for cell in clip.cells if strengths[cell] >= least]
-    middles = (sum(cell[axis] + Fraction(1, 2) for cell in chosen) / len(chosen) for axis in (0, 1))
-    return tuple(math.floor(middle / 2 * PATCH) for middle in middles)
+    middle = nearest_of_strongest if clip.config.center == "top_1" else middle_of_strongest
+    row, column = middle(moving, clip.config.top_k)
+    return math.floor((row + HALF) / 2 * PATCH), math.floor((column + HALF) / 2 * PATCH)
+
+
+HALF = Fraction(1, 2)
+
+
+def nearest_of_strongest(moving, _top_k):
+    """The strongest cell; of several, the nearest to their mean, which is taken to 8ths of one."""
+    tied = [cell for cell in moving if moving[cell] == max(moving.values())]
+    mean = [
+        Fraction(math.floor(8 * sum(cell[axis] + HALF for cell in tied) / len(tied)), 8) - HALF
+        for axis in (0, 1)
+    ]
+    return min(tied, key=lambda cell: ((cell[0] - mean[0]) ** 2 + (cell[1] - mean[1]) ** 2, cell))
+
+
+def middle_of_strongest(moving, top_k):
+    """Mean place of so many, of which those as strong as the last have equal shares."""
+    least = sorted(moving.values(), reverse=True)[:top_k][-1]
+    above = [cell for cell in moving if moving[cell] > least]
+    tied = [cell for cell in moving if moving[cell] == least]
+    count = min(top_k, len(moving))
+    share = Fraction(count - len(above), len(tied))
+    return [
+        (sum(cell[axis] for cell in above) + share * sum(cell[axis] for cell in tied)) / count
+        for axis in (0, 1)
+    ]
 
 
 def voted(clip, frame, cell):

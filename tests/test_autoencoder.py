@@ -73,8 +73,12 @@ def test_decoder_masking_leaves_out_of_decoder_and_loss_what_is_not_predicted(
 def test_what_is_visible_cannot_be_predicted() -> None:
     config = tiny_config()
     autoencoder, mask = build_autoencoder(config), uneven_masks(config)
-    with pytest.raises(ValueError, match="only tokens that the mask hides"):
-        autoencoder(normal_clip(config), mask, decoded=~mask)
+    for decoded in (~mask, torch.zeros_like(mask)):
+        with pytest.raises(ValueError, match="decoded: of each clip one token or more"):
+            autoencoder(normal_clip(config), mask, decoded=decoded)
+    for decoded in (mask.float(), mask[:, :-1]):
+        with pytest.raises(ValueError, match="decoded: expected bool"):
+            autoencoder(normal_clip(config), mask, 24, decoded, 24)
 
 
 def test_the_table_of_backbones_is_what_the_configuration_offers() -> None:

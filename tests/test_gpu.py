@@ -86,6 +86,7 @@ def test_augmentation_on_the_gpu_gives_the_batch_of_the_cpu(moving_shapes, tmp_p
     assert on_gpu.video.is_cuda and on_gpu.motion.is_cuda
     assert torch.equal(on_gpu.seed.cpu(), on_cpu.seed)
     assert torch.equal(on_gpu.motion_valid.cpu(), on_cpu.motion_valid)
+    assert torch.equal(on_gpu.motion_known.cpu(), on_cpu.motion_known)
     torch.testing.assert_close(on_gpu.motion.cpu(), on_cpu.motion)
     one_level = 1 / 255 / 0.224
     assert (on_gpu.video.cpu() - on_cpu.video).abs().max() < 1.1 * one_level

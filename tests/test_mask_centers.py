@@ -14,6 +14,9 @@ from mgm_dali.masking.centers import (
     middle_of_strongest,
     simulated_centers,
 )
+from mgm_dali.masking.centers import (
+    strongest as strongest_cell,
+)
 from mgm_dali.masking.draws import draw
 from mgm_dali.masking.rectangle import square_sides
 from mgm_dali.masking.strength import of_cells
@@ -108,7 +111,7 @@ def test_a_rigid_things_equal_vectors_put_the_square_on_its_middle(options):
 
 
 @pytest.mark.parametrize("top_k", [1, 7, 32, 10_000])
-def test_cells_as_strong_as_the_last_of_the_k_are_all_counted(top_k):
+def test_the_middle_of_a_rigid_thing_does_not_depend_on_k(top_k):
     made = still(GRID)
     made.motion[:, :, 4:10, 14:24, 0] = 3
     centers, known = strongest(made, top_k)
@@ -122,6 +125,40 @@ def test_the_middle_of_the_k_strongest_is_their_mean():
     columns = [strongest(made, top_k)[0][0, 0, 1].item() for top_k in (1, 2, 3)]
     expected = [2.5 / 2, 3.5 / 2, (26 / 3 + 0.5) / 2]
     assert columns == pytest.approx(expected, abs=1 / PATCH_UNITS)
+
+
+@pytest.mark.parametrize("top_k", [9, 10, 16, 40])
+def test_cells_that_tie_for_the_last_places_share_them(top_k):
+    """A small fast thing over a pan: few votes of the background do not outweigh it."""
+    made = still(GRID)
+    made.motion[..., 0] = 2.0
+    made.motion[:, :, 0:3, 0:3, 0] = 6.0
+    places = torch.cartesian_prod(torch.arange(28), torch.arange(28)).double()
+    thing = (places < 3).all(1)
+    others = places[~thing].mean(0)
+    mean = (9 * places[thing].mean(0) + (top_k - 9) * others) / top_k
+    centers, _ = middle_of_strongest(of_cells(made.motion, made.valid, 8), top_k, GRID)
+    expected = (mean + 0.5) / 2 * PATCH_UNITS
+    assert (centers[0] - expected).abs().max() <= 1
+
+
+def test_the_strongest_cell_is_one_that_no_other_exceeds():
+    made = quarter_pixels(GRID, 8)
+    lengths = made.motion.double().norm(dim=-1).mul(made.valid[..., None, None])
+    lengths = lengths.view(8, 8, 2, 28, 28).amax(2)
+    centers, known = strongest_cell(of_cells(made.motion, made.valid, 8), GRID)
+    row, column = (centers * 2 // PATCH_UNITS).unbind(-1)
+    found = lengths.flatten(2).gather(2, (row * 28 + column)[..., None])[..., 0]
+    assert known.all() and torch.equal(found, lengths.amax((2, 3)))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.75])
+def test_of_two_equal_things_far_apart_one_is_hidden_and_not_what_is_between(ratio):
+    made = still(GRID)
+    for corner in (slice(0, 4), slice(24, 28)):
+        made.motion[:, :, corner, corner, 0] = 5.0
+    for mask in made.mask(seeds(1), GRID, MaskConfig(ratio=ratio))[0]:
+        assert mask[:2, :2].all() or mask[-2:, -2:].all()
 
 
 def test_a_pan_gives_a_centred_mask():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference_masks import between, bits
+from reference_uniforms import between, bits
 
 from mgm_dali.uniforms import uniform_bits, uniform_integers, uniforms
 

@@ -26,7 +26,7 @@ class ClipBatch:
     """`[B, C, T, H, W]` float, RGB, normalised with ImageNet's mean and deviation."""
     motion: "torch.Tensor"
     """`[B, T, H/8, W/8, 2]` float32, (dx, dy) in pixels of the crop: how far the content of each
-    8x8 cell moved since the reference frame."""
+    8x8 cell moved since its reference frame, or the clip's frame before (`motion.accumulate`)."""
     motion_valid: "torch.Tensor"
     """`[B, T]` bool, False where the frame carries no vectors (I-frames)."""
     label: "torch.Tensor"
@@ -45,13 +45,13 @@ class ClipBatch:
     def __post_init__(self) -> None:
         clips, _, frames, height, width = self.video.shape
         cells = (clips, frames, height // CELL_PIXELS, width // CELL_PIXELS)
-        if cast(Any, self.motion_known) is None:
+        if cast(Any, self.motion_known) is None and self.motion_valid.shape == (clips, frames):
             everywhere = self.motion_valid[:, :, None, None].expand(cells)
             object.__setattr__(self, "motion_known", everywhere)
         expected = {
             "motion": (*cells, 2),
-            "motion_known": cells,
             "motion_valid": (clips, frames),
+            "motion_known": cells,
             **dict.fromkeys(("label", "index", "view", "seed"), (clips,)),
         }
         for name, shape in expected.items():

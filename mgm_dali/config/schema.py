@@ -129,8 +129,9 @@ class MotionConfig(_Frozen):
     motion, or let their clips be masked by simulated motion."""
     accumulate: Literal["auto", "frame", "window"] = "auto"
     """Motion of the sampled frame alone since the frame before it (`frame`, as in the paper), or
-    since the sampled frame before it, followed through all frames between (`window`). `auto` is
-    `frame`, but for `mask.strategy: flow_warp`, which moves tokens from sampled frame to frame."""
+    since the sampled frame before it, followed through all frames between (`window`), which must
+    be decoded for it. `auto` is `frame`, but for `mask.strategy: flow_warp`, which moves tokens
+    from sampled frame to frame."""
     subtract_camera: bool = False
     """Subtract each frame's dominant affine motion, so that what moves against the background
     counts and not the background. Off: the paper takes the vectors as they are."""
@@ -169,6 +170,12 @@ class MaskConfig(_Frozen):
     compile: bool = False
     """Compile the mask's arithmetic: a dozen kernels instead of some 150 small steps. Takes a
     minute or more at the start."""
+
+    @model_validator(mode="after")
+    def _top_k_is_used(self) -> Self:
+        if self.center == "top_1" and self.top_k != MaskConfig.model_fields["top_k"].default:
+            raise ValueError("top_k: is for center: top_k and center: vote; set one of them")
+        return self
 
 
 class ModelConfig(_Frozen):
@@ -275,7 +282,7 @@ class RunConfig(_Frozen):
 
     @property
     def accumulates_motion(self) -> bool:
-        """Whether motion is that since the clip's frame before, and not since the video's."""
+        """Whether motion is that since the clip's frame before, instead of the video's."""
         if self.motion.accumulate == "auto":
             return self.mask.strategy == "flow_warp"
         return self.motion.accumulate == "window"

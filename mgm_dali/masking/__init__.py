@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.config import MaskConfig
+from mgm_dali.masking.checks import require_tensor
 from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.masking.decoding import decoded_count, decoded_tokens
 from mgm_dali.masking.draws import draw
@@ -80,20 +81,14 @@ def make_mask(
     """
     t, h, w = grid = PatchGrid(*grid)
     cells = (len(seed), 2 * t, 2 * h, 2 * w)
+    require_tensor("motion", motion, (*cells, 2), motion.dtype)
+    require_tensor("motion_valid", motion_valid, cells[:2], torch.bool)
     if motion_known is None:
         motion_known = motion_valid[:, :, None, None].expand(cells)
-    _require("motion", motion, (*cells, 2), motion.dtype)
-    _require("motion_valid", motion_valid, cells[:2], torch.bool)
-    _require("motion_known", motion_known, cells, torch.bool)
-    _require("seed", seed, cells[:1], torch.int64)  # of another dtype it would hash to others
+    require_tensor("motion_known", motion_known, cells, torch.bool)
+    require_tensor("seed", seed, cells[:1], torch.int64)  # of another dtype it would hash to others
     draws = draw(seed, grid)
     inputs = MaskInputs(motion.float(), motion_valid, motion_known, draws, grid, config)
     scores, count_change = MASKS[config.strategy](inputs)
     visible = h * w - hidden_per_slice(config.ratio, grid)
     return hide_highest(scores.flatten(2), visible, draws.ties, count_change).flatten(1)
-
-
-def _require(name: str, found: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if found.shape != shape or found.dtype != dtype:
-        expected = f"{dtype} {list(shape)}"
-        raise ValueError(f"{name}: expected {expected}, found {found.dtype} {list(found.shape)}")

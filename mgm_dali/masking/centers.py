@@ -12,40 +12,88 @@ from mgm_dali.clips.grid import PatchGrid
 from mgm_dali.masking.draws import Draws
 from mgm_dali.uniforms import BITS, scale_bits
 
-__all__ = ["PATCH_UNITS", "hold_last", "middle_of_strongest", "simulated_centers", "yx"]
+__all__ = [
+    "PATCH_UNITS",
+    "hold_last",
+    "middle_of_strongest",
+    "simulated_centers",
+    "strongest",
+    "yx",
+]
 
 PATCH_UNITS = 256
+BEYOND = 2**22
+"""Farther than any two cells of a frame are, squared, in eighths of a cell."""
 FASTEST_PATCHES = 2
 
 
-def middle_of_strongest(strength: Tensor, top_k: int, grid: PatchGrid) -> tuple[Tensor, Tensor]:
-    """Mean position of the `top_k` strongest cells `[B, t, 2]`, and where any moves `[B, t]`.
+def strongest(strength: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Where the strongest cell is, `[B, t, 2]`, and where any moves, `[B, t]`.
 
-    `strength [B, t, H, W]`. With 1 it is Pool_top1 of the paper's eq. 7; an argmax in its map of
-    pixels would find the first pixel of a cell, which we take to be the cell's middle. Cells as
-    strong as the last of the k are all counted: blocks of one thing often have one vector, and the
-    first of them in memory would always be its upper left corner.
+    `strength [B, t, H, W]`. Pool_top1 of the paper's eq. 7; an argmax in its map of pixels would
+    find the first pixel of a cell, which we take to be the cell's middle. The blocks of one thing
+    often have one vector, and the first of them in memory would always be its upper left corner: of
+    cells that are equally strong it is the one nearest to the mean of their places.
     """
     _, _, rows, columns = strength.shape
-    if top_k == 1:
-        least = strength.amax((2, 3), keepdim=True)
-    else:
-        cells = strength.flatten(2)
-        least = cells.topk(min(top_k, rows * columns)).values[..., -1, None, None]
-    # 1 where strength >= least, else 0: both are whole numbers, and float32 adds those quickest.
-    chosen = (strength - (least.clamp(min=1) - 1)).clamp_(0, 1)
-    of_rows, of_columns = chosen.sum(3).long(), chosen.sum(2).long()
-    count = of_rows.sum(2).clamp(min=1)
-    along = (
-        ((2 * _position(places) + count) * (PATCH_UNITS * size) // (2 * len_cells * count))
-        for places, size, len_cells in ((of_rows, grid.h, rows), (of_columns, grid.w, columns))
+    chosen = _at_least(strength, strength.amax((2, 3), keepdim=True).clamp(min=1))
+    count, sums = _places(chosen)
+    mean = (4 * sums // count.clamp(min=1)).float()  # in eighths of a cell
+    along_y, along_x = (
+        (4 * _twice_middles(size, strength) - mean[..., axis, None]).square()
+        for axis, size in enumerate((rows, columns))
     )
-    return torch.stack(tuple(along), -1), of_rows.any(2)
+    far = torch.sub(along_y[..., None] + along_x[:, :, None], chosen, alpha=BEYOND)
+    place = far.flatten(2).argmin(2)  # the first, if several are as near
+    row, column = place // columns, place % columns
+    cell = torch.stack((2 * row + 1, 2 * column + 1), -1)
+    return _in_patches(cell, 1, strength, grid), count[..., 0] > 0
 
 
-def _position(counts: Tensor) -> Tensor:
-    """Sum of the indices of all that `counts [..., n]` counts."""
-    return (counts * torch.arange(counts.shape[-1], device=counts.device)).sum(-1)
+def middle_of_strongest(strength: Tensor, top_k: int, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Mean place of the `top_k` strongest cells `[B, t, 2]`, and where any moves `[B, t]`.
+
+    `strength [B, t, H, W]`. Cells as strong as the last of the k share the places that are left
+    for them, so that neither their order nor their number matters.
+    """
+    cells = strength.flatten(2)
+    least = cells.topk(min(top_k, cells.shape[2])).values[..., -1, None, None].clamp(min=1)
+    count, sums = _places(_at_least(strength, least))
+    above, sums_above = _places(_at_least(strength, least + 1))
+    tied, left = (count - above).clamp(min=1), count.clamp(max=top_k) - above
+    total = tied * sums_above + left * (sums - sums_above)
+    chosen = count.clamp(1, top_k) * tied
+    return _in_patches(total, chosen, strength, grid), count[..., 0] > 0
+
+
+def _at_least(strength: Tensor, least: Tensor) -> Tensor:
+    """1 where `strength` is at least `least`, else 0: float32, which adds up quicker than bool.
+
+    Both are whole numbers, so there is nothing between.
+    """
+    return (strength - (least - 1)).clamp_(0, 1)
+
+
+def _places(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of `chosen [B, t, H, W]` cells `[B, t, 1]`, sums of twice their places `[B, t, 2]`."""
+    of_rows, of_columns = chosen.sum(3), chosen.sum(2)
+    sums = [
+        (counts * _twice_middles(counts.shape[2], counts)).sum(2)
+        for counts in (of_rows, of_columns)
+    ]
+    return of_rows.sum(2, keepdim=True).long(), torch.stack(sums, -1).long()
+
+
+def _twice_middles(size: int, like: Tensor) -> Tensor:
+    """1, 3, 5 ... in cells, twice where their middles are."""
+    return torch.arange(1, 2 * size, 2, device=like.device, dtype=like.dtype)
+
+
+def _in_patches(sums: Tensor, count: Tensor | int, strength: Tensor, grid: PatchGrid) -> Tensor:
+    """Sums of twice the middles of so many cells as a place in 256ths of a patch."""
+    _, _, rows, columns = strength.shape
+    size = yx(grid.h, grid.w, sums.device) * PATCH_UNITS
+    return sums * size // (2 * yx(rows, columns, sums.device) * count)
 
 
 def hold_last(values: Tensor, known: Tensor, otherwise: Tensor) -> Tensor:

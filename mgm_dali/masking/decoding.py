@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mgm_dali.clips.grid import PatchGrid
+from mgm_dali.masking.checks import require_tensor
 from mgm_dali.masking.selection import hide_highest
 from mgm_dali.uniforms import scale_bits, uniform_bits
 
@@ -36,10 +37,8 @@ def decoded_tokens(mask: Tensor, seed: Tensor, grid: PatchGrid, num_decoded: int
     more are predicted than are hidden is not checked, as it would wait for the device.
     """
     t, h, w = grid = PatchGrid(*grid)
-    if mask.shape != (len(seed), grid.num_tokens):
-        raise ValueError(
-            f"mask: shape {list(mask.shape)}, expected {[len(seed), grid.num_tokens]} for {grid}"
-        )
+    require_tensor("seed", seed, (len(mask),), torch.int64)
+    require_tensor("mask", mask, (len(mask), grid.num_tokens), torch.bool)
     if not 0 < num_decoded <= grid.num_tokens:
         raise ValueError(f"num_decoded: found {num_decoded}, expected 1 to {grid.num_tokens}")
     slices, rows, columns = (torch.arange(size, device=mask.device) for size in grid)

@@ -71,10 +71,11 @@ def jitter(bits: Tensor, grid: PatchGrid, config: MaskConfig) -> Tensor:
 
     It follows from 24 random `bits [B, t]`.
 
-    Eq. 5 to 7: w_t = w_{t-1} + s_x, h_t = h_{t-1} + s_y with steps that sum to zero. The paper
-    leaves the steps open: ours are s_x = -s_y in {-1, 0, 1}, so that the area hardly changes,
-    held within one patch of the square, and back at it in the first and the last slice. None at all
-    where a slice has not two tokens to hide and two to show.
+    Eq. 7: w_t = w_{t-1} + s_x, h_t = h_{t-1} + s_y with steps that sum to zero. The paper leaves
+    the steps open: ours are s_x = -s_y in {-1, 0, 1}, so that the area hardly changes, held within
+    one patch of the square, and back at it in the first and the last slice. Eq. 5, of simulated
+    motion, has one step for both sides; there too ours are opposite, as the count of hidden tokens
+    must stay. None at all where a slice has not two tokens to hide and two to show.
     """
     hidden, places = hidden_per_slice(config.ratio, grid), grid.h * grid.w
     steps = scale_bits(bits, -1, 1)

@@ -18,6 +18,7 @@ from mgm_dali.masking.centers import (
     hold_last,
     middle_of_strongest,
     simulated_centers,
+    strongest,
 )
 from mgm_dali.masking.draws import Draws
 from mgm_dali.masking.rectangle import (
@@ -113,8 +114,10 @@ def motion_guided(inputs: MaskInputs) -> Scores:
         of_cells = strength.of_votes(motion, _known(inputs), slices)
     else:
         of_cells = strength.of_cells(motion, inputs.motion_valid, slices)
-    top_k = 1 if config.center == "top_1" else config.top_k
-    centers, known = middle_of_strongest(of_cells, top_k, inputs.grid)
+    if config.center == "top_1":
+        centers, known = strongest(of_cells, inputs.grid)
+    else:
+        centers, known = middle_of_strongest(of_cells, config.top_k, inputs.grid)
     return _rectangle(inputs, hold_last(centers, known, otherwise=_simulated(inputs)))
 
 

@@ -1,8 +1,8 @@
 """How strongly things move, in numbers that are the same on every device.
 
 A square root, or a sum that a compiler fuses with a product, rounds differently here and there, and
-another cell would become the strongest. So vectors are counted in eighths of a pixel: whole numbers
-small enough that float32 adds and multiplies them without rounding.
+another cell would become the strongest. So vectors are counted in 16ths of a pixel: whole numbers
+small enough that float32 adds and multiplies them without rounding. What differs by less is equal.
 
 Letters: B clips, T frames, t slices, H W cells of 8x8 pixels, h w patches of 16x16.
 """
@@ -18,9 +18,9 @@ from mgm_dali.clips.grid import PatchGrid
 
 __all__ = ["STEPS_PER_PIXEL", "of_cells", "of_patches", "of_votes", "vector_steps"]
 
-STEPS_PER_PIXEL = 8
+STEPS_PER_PIXEL = 16
 LONGEST_STEPS = 2048
-"""256 pixels along an axis, more than the side of a frame: what is longer is no motion."""
+"""128 pixels along an axis: what goes farther within a frame counts as equally strong."""
 
 
 def of_cells(motion: Tensor, valid: Tensor, slices: int) -> Tensor:
@@ -72,7 +72,7 @@ def of_patches(motion: Tensor, valid: Tensor, known: Tensor, grid: PatchGrid) ->
 
 
 def vector_steps(motion: Tensor) -> Tensor:
-    """Vectors in pixels as whole eighths of a pixel, float32."""
+    """Vectors in pixels as whole 16ths of a pixel, float32."""
     return (motion * STEPS_PER_PIXEL).round_().clamp_(-LONGEST_STEPS, LONGEST_STEPS)
 
 

@@ -71,7 +71,7 @@ def _squared_distances(patches: int, cells: int, like: Tensor) -> Tensor:
 def _in_middle_frame(steps: list[Tensor], rows: int, columns: int) -> Tensor:
     """Which cell of the middle frame each cell's content is in, by its index: `[B, T, H*W]`.
 
-    `steps` is the motion since the frame before, in eighths of a pixel, dx and dy `[B, T, H*W]`.
+    `steps` is the motion since the frame before, in 16ths of a pixel, dx and dy `[B, T, H*W]`.
     """
     middle = steps[0].shape[1] // 2
     after = [-along[:, middle + 1 :] for along in steps]

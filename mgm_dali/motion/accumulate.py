@@ -39,16 +39,16 @@ def accumulate(field: MotionField, read: Frames, frames: Frames) -> MotionField:
 
     A cell is known, and a frame valid, if any vector was found on the way; where one is missing,
     for an I-frame, say, the content is taken to have stood still for that frame. What came from
-    outside of the picture is followed to its border. A frame that is repeated has the same motion
-    each time, and the first has as long a window as the second.
+    outside of the picture is followed to its border. The first frame has as long a window as the
+    second. Of a frame that is shown again nothing is known: it has not moved since.
     """
-    place_of = {int(number): place for place, number in enumerate(read)}
-    fields = {}
-    for start, end in _windows(frames):
-        places = [place_of[number] for number in range(end - 1, start - 1, -1)]
-        fields[end - 1] = _follow(field.vectors[places], field.known[places])
-    chosen = [fields[int(number)] for number in frames]
-    vectors, known = (np.stack(planes) for planes in zip(*chosen, strict=True))
+    first, last = np.array(_windows(frames)).T
+    ways, known = _follow(field, read, first, last - 1)
+    place = np.searchsorted(last - 1, frames)
+    again = np.zeros(len(place), np.bool_)
+    again[1:] = place[1:] == place[:-1]
+    vectors, known = ways[place], known[place]
+    vectors[again], known[again] = 0, False
     return MotionField(vectors, np.asarray(known.any((1, 2)), np.bool_), known)
 
 
@@ -66,17 +66,24 @@ def _windows(frames: Frames) -> list[tuple[int, int]]:
 
 
 def _follow(
-    vectors: NDArray[np.int16], known: NDArray[np.bool_]
+    field: MotionField, read: Frames, first: Frames, last: Frames
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Way and whether any of it is known, of each cell of the newest frame; newest frame first."""
-    _, rows, columns, _ = vectors.shape
-    way = np.zeros((rows, columns, 2), np.int32)
-    found = np.zeros((rows, columns), np.bool_)
-    y, x = np.indices((rows, columns)) * _CELL_UNITS + _CELL_UNITS // 2
-    for of_frame, known_of_frame in zip(vectors, known, strict=True):
-        column = ((x - way[..., 0]) // _CELL_UNITS).clip(0, columns - 1)
-        row = ((y - way[..., 1]) // _CELL_UNITS).clip(0, rows - 1)
-        way += of_frame[row, column]  # 0 where not known
-        found |= known_of_frame[row, column]
+    """Way and whether any of it is known, of each cell of the frames `last [W]`, to before `first`.
+
+    All windows are followed at once, frame by frame, as long as any has frames left.
+    """
+    _, rows, columns, _ = field.vectors.shape
+    vectors, known = field.vectors.reshape(-1, 2), field.known.reshape(-1)
+    ways = np.zeros((len(last), rows, columns, 2), np.int32)
+    found = np.zeros((len(last), rows, columns), np.bool_)
+    y, x = np.indices((rows, columns), dtype=np.int32) * _CELL_UNITS + _CELL_UNITS // 2
+    for back in range(int((last - first).max()) + 1):
+        goes_on = np.flatnonzero(last - back >= first)
+        frame = np.searchsorted(read, last[goes_on] - back)
+        column = ((x - ways[goes_on, ..., 0]) // _CELL_UNITS).clip(0, columns - 1)
+        row = ((y - ways[goes_on, ..., 1]) // _CELL_UNITS).clip(0, rows - 1)
+        cell = (frame[:, None, None] * rows + row) * columns + column
+        ways[goes_on] += vectors.take(cell, axis=0)  # 0 where not known
+        found[goes_on] |= known.take(cell)
     limits = np.iinfo(np.int16)
-    return way.clip(limits.min, limits.max).astype(np.int16), found
+    return ways.clip(limits.min, limits.max).astype(np.int16), found

@@ -1,15 +1,20 @@
 """Pretraining: hide tokens, predict their pixels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
 from mgm_dali.masking import (
     NEEDS_MOTION,
+    PatchGrid,
     decoded_count,
     decoded_tokens,
     hidden_per_slice,
@@ -37,9 +42,7 @@ def pretrain(config: RunConfig) -> Path:
     grid = autoencoder.grid
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
     num_decoded = decoded_count(num_hidden, config.mask.decoded_share)
-    mask_of = make_mask
-    if config.mask.compile:
-        mask_of = torch.compile(make_mask, fullgraph=True, dynamic=False)
+    mask_of = _compiled(config, grid, world.device) if config.mask.compile else make_mask
 
     def loss(engine: Engine, batch: ClipBatch) -> Tensor:
         motion = batch.motion, batch.motion_valid
@@ -70,3 +73,24 @@ def pretrain(config: RunConfig) -> Path:
         description=description,
     )
     return train(config, task, world)
+
+
+def _compiled(config: RunConfig, grid: PatchGrid, device: torch.device) -> Callable[..., Tensor]:
+    """`make_mask`, compiled and tried on a batch of this run's shape before anything begins.
+
+    Raises `UserError` if this machine cannot.
+    """
+    compiled = torch.compile(make_mask, fullgraph=True, dynamic=False)
+    clips, frames = config.training.batch_size, 2 * grid.t
+    valid = torch.zeros(clips, frames, dtype=torch.bool, device=device)
+    known = torch.zeros(clips, frames, 2 * grid.h, 2 * grid.w, dtype=torch.bool, device=device)
+    motion = torch.zeros(*known.shape, 2, device=device)
+    try:
+        compiled(motion, valid, torch.arange(clips, device=device), grid, config.mask, known)
+    except (InductorError, TorchDynamoException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"mask.compile: PyTorch cannot compile here ({reason}); set mask.compile=false, or "
+            "install a C++ compiler"
+        ) from error
+    return compiled
