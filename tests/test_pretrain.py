@@ -2,12 +2,15 @@
 
 import pytest
 from torch._inductor.exc import InductorError
+from videos import Clip
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.training import pretrain as pretrain_module
 from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
+from mgm_dali.video.manifest import Video, write_manifest
+from mgm_dali.video.reader import probe
 
 
 def config_for(manifest, output, **mask):
@@ -71,3 +74,19 @@ def test_a_number_of_cells_that_nothing_looks_at_is_refused():
     with pytest.raises(ValueError, match="top_k: is for center: top_k and center: vote"):
         RunConfig.model_validate({"mask": {"top_k": 5}})
     assert RunConfig.model_validate({"mask": {"top_k": 5, "center": "vote"}}).mask.top_k == 5
+
+
+@pytest.mark.parametrize("strategy", ["motion_guided", "tube"])
+def test_clips_without_motion_are_counted_where_masks_follow_it(strategy, tmp_path):
+    clips = Clip(num_frames=20), Clip("libvpx-vp9", "webm", num_frames=20)
+    rows = [Video(path=clip.path(), label=0, **vars(probe(clip.path()))) for clip in clips]
+    write_manifest(tmp_path / "videos.csv", rows, ["any"])
+    config = config_for(tmp_path / "videos.csv", tmp_path / "run", strategy=strategy)
+    motion = config.motion.model_copy(update={"without_vectors": "ignore"})
+    pretrain(config.model_copy(update={"motion": motion}))
+    shares = [m.get("no_motion_share") for m in read_metrics(tmp_path / "run/metrics.jsonl")]
+    log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    if strategy == "tube":
+        assert shares == [None, None] and "without motion" not in log
+    else:
+        assert shares == [0.5, 0.5] and "skipped 0  without motion 50%" in log

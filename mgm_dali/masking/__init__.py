@@ -1,8 +1,9 @@
 """Which tokens are hidden: one idea carries the whole family.
 
 A strategy is a score for every token; each slice hides its n highest scores, and the clip's own
-noise breaks ties. So every strategy hides the same exact count, runs batched on any device without
-waiting for it, and gives the same mask for the same clip wherever and whenever it is made.
+noise breaks ties. (n differs by one where a rectangle changes its sides; a clip's sum never does.)
+So every strategy hides the same exact count, runs batched on any device without waiting for it, and
+gives the same mask for the same clip wherever and whenever it is made.
 
     motion -> strength -> centres -> rectangle -> scores -> the n highest of each slice
 

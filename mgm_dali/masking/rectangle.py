@@ -59,7 +59,7 @@ def _middles(size: int, like: Tensor) -> Tensor:
 def shift_inside(centers: Tensor, sides: Tensor, grid: PatchGrid) -> Tensor:
     """The nearest centres at which the rectangle is inside of the frame.
 
-    Open in the paper. Literal clipping would hide 45% on average instead of 75%.
+    Open in the paper. Literal clipping would hide less than half on average instead of 75%.
     """
     size = yx(grid.h, grid.w, centers.device) * PATCH_UNITS
     half = torch.minimum(sides, size) // 2

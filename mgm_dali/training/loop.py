@@ -117,6 +117,8 @@ class _Loop:
         """Starts to measure afresh, after a line of the log or a checkpoint."""
         self.pending: list[tuple[int, Tensor, float | Tensor, float]] = []
         """(step, loss, gradient norm, learning rate) not yet written."""
+        self.without_motion: list[Tensor] = []
+        """Clips of each forward pass in which no frame has vectors: their masks are simulated."""
         self.started = time.perf_counter()
         self.waited_seconds = 0.0
 
@@ -147,6 +149,7 @@ class _Loop:
             batch = next(batches)
             self.waited_seconds += time.perf_counter() - asked
             self.rows.append(batch.index)
+            self.without_motion.append((~batch.motion_valid.any(1)).sum())
             loss = self.task.loss(self.engine, batch)
             self.engine.backward(loss)
             norm = self.engine.step()
@@ -158,9 +161,7 @@ class _Loop:
         self.world.require(self.loader.problem)
         losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
         losses = losses / self.world.size
-        counted = [float(self.loader.num_skipped), float(self.loader.restarts)]
-        sums = self.world.sum(torch.tensor(counted, device=self.world.device)).tolist()
-        skipped, restarts = (int(number) for number in sums)
+        counts = self._counts()
         self.log.skipped((clip.path, clip.reason) for clip in self.loader.skipped)
         seconds = time.perf_counter() - self.started
         speed = len(self.pending) * self.global_batch / seconds
@@ -175,17 +176,32 @@ class _Loop:
                     "grad_norm": float(norm),
                     "clips_per_second": speed,
                     "data_wait_share": wait,
-                    "skipped_clips": skipped,
-                    "loader_restarts": restarts,
+                    **counts,
                 }
             )
             self._require_finite(step, loss)
+        share = counts.get("no_motion_share", 0)
+        still = f"  without motion {share:.0%}" if share else ""
         self.log.advance(step, f"loss {losses.mean():.4f}")
         self.log.line(
             f"step {step}  loss {losses.mean():.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
-            f"waiting for data {wait:.0%}  skipped {skipped}"
+            f"waiting for data {wait:.0%}  skipped {counts['skipped_clips']}{still}"
         )
         self._open_window()
+
+    def _counts(self) -> dict[str, float]:
+        """What went otherwise than asked for, on all ranks; where masks follow motion, also the
+        share of the newest clips that have none."""
+        counted = [self.loader.num_skipped, self.loader.restarts]
+        still = torch.stack(self.without_motion).sum().double()
+        counts = torch.tensor([*counted, 0], dtype=torch.float64, device=still.device)
+        counts[-1] = still
+        skipped, restarts, without_motion = (int(count) for count in self.world.sum(counts))
+        named: dict[str, float] = {"skipped_clips": skipped, "loader_restarts": restarts}
+        if self.task.needs_motion:
+            clips = len(self.pending) * self.global_batch
+            named["no_motion_share"] = without_motion / clips
+        return named
 
     def _require_finite(self, step: int, loss: float) -> None:
         if math.isfinite(loss):
