@@ -213,13 +213,16 @@ HALF = Fraction(1, 2)
 
 
 def nearest_of_strongest(moving, _top_k):
-    """The strongest cell; of several, the nearest to their mean, which is taken to 8ths of one."""
+    """A strongest cell: of several, one in the row nearest to their mean; so in this row too."""
     tied = [cell for cell in moving if moving[cell] == max(moving.values())]
-    mean = [
-        Fraction(math.floor(8 * sum(cell[axis] + HALF for cell in tied) / len(tied)), 8) - HALF
-        for axis in (0, 1)
-    ]
-    return min(tied, key=lambda cell: ((cell[0] - mean[0]) ** 2 + (cell[1] - mean[1]) ** 2, cell))
+    row = nearest_to_mean([cell[0] for cell in tied])
+    return row, nearest_to_mean([cell[1] for cell in tied if cell[0] == row])
+
+
+def nearest_to_mean(numbers):
+    """The mean is taken to eighths; of two that are as near, the lower."""
+    mean = Fraction(math.floor(8 * (Fraction(sum(numbers), len(numbers)) + HALF)), 8) - HALF
+    return min(numbers, key=lambda number: (abs(number - mean), number))
 
 
 def middle_of_strongest(moving, top_k):

@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 PATCH_UNITS = 256
-BEYOND = 2**22
-"""Farther than any two cells of a frame are, squared, in eighths of a cell."""
+BEYOND = 2**20
+"""Farther than any two cells of a frame are, in eighths of a cell."""
 FASTEST_PATCHES = 2
 
 
@@ -33,21 +33,24 @@ def strongest(strength: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
     `strength [B, t, H, W]`. Pool_top1 of the paper's eq. 7; an argmax in its map of pixels would
     find the first pixel of a cell, which we take to be the cell's middle. The blocks of one thing
     often have one vector, and the first of them in memory would always be its upper left corner: of
-    cells that are equally strong it is the one nearest to the mean of their places.
+    cells that are equally strong it is one in their middle row, and there in the middle of these.
     """
-    _, _, rows, columns = strength.shape
     chosen = _at_least(strength, strength.amax((2, 3), keepdim=True).clamp(min=1))
-    count, sums = _places(chosen)
-    mean = (4 * sums // count.clamp(min=1)).float()  # in eighths of a cell
-    along_y, along_x = (
-        (4 * _twice_middles(size, strength) - mean[..., axis, None]).square()
-        for axis, size in enumerate((rows, columns))
-    )
-    far = torch.sub(along_y[..., None] + along_x[:, :, None], chosen, alpha=BEYOND)
-    place = far.flatten(2).argmin(2)  # the first, if several are as near
-    row, column = place // columns, place % columns
-    cell = torch.stack((2 * row + 1, 2 * column + 1), -1)
-    return _in_patches(cell, 1, strength, grid), count[..., 0] > 0
+    of_rows = chosen.sum(3)
+    row = _nearest_to_mean(of_rows)[..., None]
+    in_row = chosen.gather(2, row[..., None].expand(-1, -1, 1, chosen.shape[3]))[:, :, 0]
+    column = _nearest_to_mean(in_row)[..., None]
+    cell = torch.cat((2 * row + 1, 2 * column + 1), -1)
+    return _in_patches(cell, 1, strength, grid), of_rows.any(2)
+
+
+def _nearest_to_mean(counts: Tensor) -> Tensor:
+    """Of the indices that `counts [..., n]` counts, the one nearest to their mean, in 8ths of 1."""
+    places = _twice_middles(counts.shape[-1], counts).long()
+    counts = counts.long()
+    mean = 4 * (counts * places).sum(-1) // counts.sum(-1).clamp(min=1)
+    far = (4 * places - mean[..., None]).abs()
+    return torch.where(counts > 0, far, BEYOND).argmin(-1)  # the first of two
 
 
 def middle_of_strongest(strength: Tensor, top_k: int, grid: PatchGrid) -> tuple[Tensor, Tensor]:

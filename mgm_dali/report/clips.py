@@ -1,7 +1,8 @@
 """The clip that is drawn: through the same pipeline as in training, from the middle of a video.
 
 A source is a video file, a manifest or a run folder. So the pictures show what the network sees:
-pixels, motion and masks after crop and resize.
+pixels, motion and masks after crop and resize. It is the stage that evaluates: a centre crop, never
+flipped, and masks from the seed of the row and the configuration, so none is of a training step.
 """
 
 import tempfile
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD, ClipBatch
+from mgm_dali.clips.sampling import stride_of
 from mgm_dali.config import (
     PATCH_PIXELS,
     ClipConfig,
@@ -68,14 +70,27 @@ class ShownClip:
     @cached_property
     def motion(self) -> MotionShown:
         """Its vectors, and where they come from and what they count, in words."""
-        over = "since the sampled frame before" if self.config.accumulates_motion else "a frame"
+        window = self.config.accumulates_motion
+        over = "since the sampled frame before" if window else "a frame of the video"
         return MotionShown(
             vectors=self.batch.motion[0].numpy(),
             known=self.batch.motion_known[0].numpy(),
             title=f"Motion vectors {self._origin()}",
-            note=", ".join(self._changes()),
+            note=", ".join((self.sampling, *self._changes())),
             unit=f"pixels {over}",
         )
+
+    @property
+    def sampling(self) -> str:
+        """Which frames of the video these are, in words."""
+        num_frames, there = self.config.model.num_frames, self.video.num_frames
+        if self.config.clip.sampling == "segments":
+            return f"{num_frames} frames spread over the {there} of the video"
+        stride = stride_of(self.config.clip, self.video.fps)
+        every = "every frame" if stride == 1 else f"one of every {stride:.3g} frames"
+        if (num_frames - 1) * stride + 0.5 >= there:
+            return f"{every} of a video of {there}, the last one repeated"
+        return f"{every} of the video"
 
     def _origin(self) -> str:
         config, codec = self.config, self.video.codec
@@ -88,13 +103,11 @@ class ShownClip:
         return origin
 
     def _changes(self) -> Iterator[str]:
-        """What was done to the vectors, or to the video."""
+        """What was done to the vectors."""
         if self.config.accumulates_motion:
             yield "summed up between sampled frames"
         if self.config.motion.subtract_camera:
             yield "without the camera's motion"
-        if self.video.num_frames < self.config.model.num_frames:
-            yield f"a video of {self.video.num_frames} frames whose last one is repeated"
 
 
 @contextmanager

@@ -3,17 +3,15 @@
 Letters: T frames, H W pixels, t slices, h w patches.
 """
 
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from mgm_dali.report.motion_drawings import MotionShown
+from mgm_dali.report.motion_drawings import MotionShown, striped
 from mgm_dali.report.strips import Strip, colour_bar, pictures
 from mgm_dali.report.style import MOTION_COLOURS
 
@@ -23,36 +21,45 @@ Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 HIDDEN_GREY = 128
+NO_VECTORS = "no vectors in this clip: motion-guided masks are simulated motion"
 LEAST_HEAT, MOST_HEAT = 0.4, 0.85
 """Share of the heat's colour where there is none, and at its highest; the rest is the frame's."""
 
 
-def mask_strip(frames: Frames, masks: Mapping[str, Mask], motion: MotionShown, title: str) -> Strip:
+def mask_strip(
+    frames: Frames, masks: Mapping[str, Mask], motion: MotionShown, title: str, note: str = ""
+) -> Strip:
     """What each strategy hides: the frames, how fast they move, and a row for each mask.
 
     `frames [T, H, W, 3]`, each mask `[t, h, w]` with True = hidden and T a multiple of t. Of a
-    slice the largest motion of its frames is shown, which is what masks look at.
+    slice the largest motion of its frames is shown, which is what masks look at; cells without a
+    vector in all its frames are striped.
     """
     slice_frames = len(frames) // len(next(iter(masks.values())))
-    speed, scale = motion.speed, Normalize(0, motion.fastest)
-    speed = speed.reshape(-1, slice_frames, *speed.shape[1:]).max(axis=1)
+    speed, known = (
+        of_frames.reshape(-1, slice_frames, *of_frames.shape[1:]).max(axis=1)
+        for of_frames in (motion.speed, motion.known)
+    )
+    colours = MOTION_COLOURS(speed / motion.fastest, bytes=True)[..., :3]
+    shown = striped(colours, known)
 
     def draw_speed(axes: Axes, time: int) -> None:
-        shown = speed[time // slice_frames]
-        axes.imshow(shown, cmap=MOTION_COLOURS, norm=scale, interpolation="nearest")
+        axes.imshow(shown[time // slice_frames], interpolation="nearest")
 
+    simulated = "" if known.any() else NO_VECTORS
+    key = motion.key(stripes=not known.all())
     rows = {"frames": pictures(frames), "motion": draw_speed}
     for name, mask in masks.items():
         label = f"{name.replace('_', ' ')}\n{mask.mean():.0%} hidden"
         rows[label] = pictures(cover_hidden(frames, mask))
     return Strip(
         title=title,
-        note="; ".join(filter(None, (motion.title, motion.note))),
+        note="; ".join(filter(None, (motion.title, motion.note, note, simulated))),
         rows=rows,
         num_frames=len(frames),
         aspect=frames.shape[1] / frames.shape[2],
         slice_frames=slice_frames,
-        legend=colour_bar(MOTION_COLOURS, motion.fastest, textwrap.fill(motion.unit, 18)),
+        legend=colour_bar(MOTION_COLOURS, motion.fastest, key, motion.exceeds_scale),
         legend_row=1,
     )
 
@@ -87,6 +94,7 @@ def attention_strip(
     slice_frames = len(frames) // t
     heat = weights * weights.size
     highest = max(2.0, float(np.percentile(heat, 99.5)))
+    exceeded = bool(heat.max() > highest)
     heat = _as_large(np.minimum(heat / highest, 1), frames)
     grey = frames.mean(axis=-1, keepdims=True) / 255
     opaque = (LEAST_HEAT + (MOST_HEAT - LEAST_HEAT) * heat)[..., None]
@@ -109,7 +117,7 @@ def attention_strip(
         num_frames=len(frames),
         aspect=frames.shape[1] / frames.shape[2],
         slice_frames=slice_frames,
-        legend=colour_bar(MOTION_COLOURS, highest, "attention\n(1: spread evenly)"),
+        legend=colour_bar(MOTION_COLOURS, highest, "attention\n(1: spread evenly)", exceeded),
         legend_row=1,
     )
 

@@ -16,7 +16,7 @@ from mgm_dali.config import CELL_PIXELS
 from mgm_dali.report.strips import Strip, colour_bar, pictures
 from mgm_dali.report.style import DIRECTION_COLOURS, MOTION_COLOURS
 
-__all__ = ["MotionShown", "arrow_strip", "direction_colours", "wheel_strip"]
+__all__ = ["MotionShown", "arrow_strip", "direction_colours", "striped", "wheel_strip"]
 
 Motion = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -29,7 +29,7 @@ MAX_ARROWS = 16
 STILL_GREY = 0.5
 """Halfway between the lightest and the darkest direction."""
 WHEEL_PIXELS = 256
-LEGEND_LETTERS = 18
+LEGEND_LETTERS = 20
 """In a line of the words beside a colour scale."""
 
 
@@ -45,7 +45,7 @@ class MotionShown:
     """Where they come from."""
     note: str = ""
     """What was done to them."""
-    unit: str = "pixels a frame"
+    unit: str = "pixels a frame of the video"
 
     @property
     def valid(self) -> Mask:
@@ -64,11 +64,21 @@ class MotionShown:
         moving = self.speed[self.speed > STILL_PIXELS]
         return max(1.0, float(np.percentile(moving, 98))) if moving.size else 1.0
 
+    @property
+    def exceeds_scale(self) -> bool:
+        """Whether some are faster than `fastest`."""
+        return bool(self.speed.max() > self.fastest)
+
+    def key(self, *, stripes: bool) -> str:
+        """The words beside a colour scale; `stripes` tells whether the drawing has any."""
+        unit = textwrap.fill(self.unit, LEGEND_LETTERS)
+        return f"{unit}\n(striped: no vector)" if stripes else unit
+
 
 def arrow_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
     """Frames `[T, H, W, 3]` with an arrow on each cell that moves.
 
-    Arrows are enlarged, all by one factor, and their colour is the length that was measured; where
+    Arrows are scaled, all by one factor, and their colour is the length that was measured; where
     cells are many, the fastest of a few neighbours has the arrow.
     """
     fastest, valid = motion.fastest, motion.valid
@@ -87,7 +97,9 @@ def arrow_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
         rows={"motion": draw},
         num_frames=len(frames),
         aspect=frames.shape[1] / frames.shape[2],
-        legend=colour_bar(MOTION_COLOURS, fastest, motion.unit),
+        legend=colour_bar(
+            MOTION_COLOURS, fastest, motion.key(stripes=False), motion.exceeds_scale
+        ),
     )
 
 
@@ -97,9 +109,8 @@ def wheel_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
     Cells without a vector are striped.
     """
     fastest, valid = motion.fastest, motion.valid
-    colours = _striped(direction_colours(motion.vectors, fastest), motion.known)
-    key = textwrap.fill(motion.unit, LEGEND_LETTERS)
-    key += "" if motion.known.all() else "\n(striped: no vector)"
+    colours = striped(direction_colours(motion.vectors, fastest), motion.known)
+    key = motion.key(stripes=not motion.known.all())
 
     def draw(axes: Axes, time: int) -> None:
         axes.imshow(colours[time])
@@ -107,7 +118,7 @@ def wheel_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
             _note_that_none(axes)
 
     def wheel(axes: Axes) -> None:
-        _draw_wheel(axes, fastest, key)
+        _draw_wheel(axes, fastest, key, motion.exceeds_scale)
 
     return Strip(
         title=motion.title,
@@ -132,7 +143,7 @@ def direction_colours(vectors: NDArray[np.floating[Any]], fastest: float) -> NDA
     return np.rint(255 * blended).astype(np.uint8)
 
 
-def _striped(colours: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
+def striped(colours: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
     """`[T, h, w, 3]` as pixels `[T, 8h, 8w, 3]`, striped black on white where not `known`."""
     colours = colours.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
     known = known.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
@@ -141,14 +152,14 @@ def _striped(colours: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
     return np.where(known[..., None], colours, stripes[..., None])
 
 
-def _draw_wheel(axes: Axes, fastest: float, key: str) -> None:
-    """All directions around, all strengths outwards up to `fastest`."""
+def _draw_wheel(axes: Axes, fastest: float, key: str, exceeded: bool) -> None:
+    """All directions around, all strengths outwards up to `fastest`, or more if `exceeded`."""
     side = (np.arange(WHEEL_PIXELS) + 0.5) * 2 / WHEEL_PIXELS - 1
     place = np.stack(np.meshgrid(side, side), axis=-1) * fastest
     outside = np.linalg.norm(place, axis=-1) > fastest
     colours = np.dstack((direction_colours(place, fastest), np.where(outside, 0, 255)))
     axes.imshow(colours.astype(np.uint8), extent=(-fastest, fastest, fastest, -fastest))
-    rim = f"{fastest:.{0 if fastest >= 10 else 1}f}"
+    rim = f"{'>= ' if exceeded else ''}{fastest:.{0 if fastest >= 10 else 1}f}"
     axes.set_xticks((-fastest, 0, fastest), (rim, "0", rim))
     axes.tick_params(length=3)
     axes.set_xlabel(key, fontsize="small")

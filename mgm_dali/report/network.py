@@ -1,5 +1,6 @@
 """The network that a picture is asked of: which one the weights are, and how it was trained."""
 
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,26 +15,43 @@ from mgm_dali.models import (
     build_classifier,
     load_pretrained,
 )
-from mgm_dali.models.weight_files import CONFIG_NAME, read_model_config, read_weights
+from mgm_dali.models.weight_files import (
+    CONFIG_NAME,
+    newest_weights,
+    read_model_config,
+    read_weights,
+)
 
-__all__ = ["config_of_weights", "open_network"]
+__all__ = ["config_of_weights", "name_of_weights", "open_network"]
 
 CLASSES_NOT_LOOKED_AT = 2
 
 
 def config_of_weights(weights: Path) -> RunConfig | None:
-    """The run's configuration, or one with the model's that lies beside a file of ours.
+    """The configuration of the run that the weights are of, or one of their size alone.
 
-    None where neither is there: official weights do not tell. Raises `UserError` if there are no
-    weights.
+    The size is what lies beside a file of ours. None where neither is there: official weights do
+    not tell. Raises `UserError` if there are no weights.
     """
     if not weights.exists():
         raise UserError(f"--weights {weights}: no such run folder or file")
     if (weights / "config.yaml").is_file():
         return load_config(weights / "config.yaml")
-    if weights.suffix != ".safetensors" or not _is_ours(weights):
+    file = newest_weights(weights)
+    if file.suffix != ".safetensors" or not _is_ours(file):
         return None
-    return RunConfig(model=read_model_config(weights.with_name(CONFIG_NAME)))
+    model, run = read_model_config(file.with_name(CONFIG_NAME)), _run_of(file)
+    if (run / "config.yaml").is_file():
+        return load_config(run / "config.yaml").model_copy(update={"model": model})
+    return RunConfig(model=model)
+
+
+def name_of_weights(file: Path) -> str:
+    """`RUN, step 100` for weights in a run folder, else the file and its folder."""
+    step = re.fullmatch(r"step-(\d+)\.safetensors", file.name)
+    if step and file.absolute().parent.name == "weights":
+        return f"{_run_of(file).name}, step {step[1]}"
+    return f"{file.absolute().parent.name}/{file.name}"
 
 
 def open_network(weights: Path, config: RunConfig) -> tuple[Autoencoder | Classifier, LoadReport]:
@@ -50,6 +68,11 @@ def open_network(weights: Path, config: RunConfig) -> tuple[Autoencoder | Classi
         num_classes = CLASSES_NOT_LOOKED_AT if head is None else len(head)
         network = build_classifier(config.model.model_copy(update={"num_classes": num_classes}))
     return network.eval(), load_pretrained(network, weights)
+
+
+def _run_of(file: Path) -> Path:
+    """The folder that would be the run's, as RUN/weights/step-1.safetensors."""
+    return file.absolute().parent.parent
 
 
 def _is_ours(weights: Path) -> bool:

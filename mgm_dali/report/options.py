@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgm_dali.masking import MASKS
-
 __all__ = ["ShowOptions"]
 
 
@@ -15,10 +13,12 @@ class ShowOptions:
 
     overrides: Sequence[str] = ()
     """`key=value` over the configuration: the run's, or one that suits the video."""
-    figures: Sequence[str] = ()
-    """Names of CLIP_FIGURES and RUN_FIGURES; empty takes what there is to draw."""
-    masks: Sequence[str] = tuple(MASKS)
-    """The strategies that are compared, in the order they are drawn in."""
+    seed: int | None = None
+    """Of the masks; None is the configuration's."""
+    figures: Sequence[str] | None = None
+    """Names of CLIP_FIGURES and RUN_FIGURES; None takes what there is to draw."""
+    masks: Sequence[str] | None = None
+    """The strategies that are compared, in the order they are drawn in; None is all."""
     row: int | None = None
     """Of the manifest; None is the first, or some clips of a run."""
     weights: Path | None = None

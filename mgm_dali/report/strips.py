@@ -132,14 +132,17 @@ def pictures(frames: Frames) -> Panel:
     return draw
 
 
-def colour_bar(colours: Colormap, highest: float, label: str) -> Callable[[Axes], None]:
-    """The legend of a colour map from 0 to `highest`."""
+def colour_bar(
+    colours: Colormap, highest: float, label: str, exceeded: bool
+) -> Callable[[Axes], None]:
+    """The legend of a colour map from 0 to `highest`, with a tip where values are `exceeded`."""
 
     def draw(axes: Axes) -> None:
         bar_axes = axes.inset_axes((0.1, 0, 0.12, 1))
         figure = axes.get_figure()
         assert figure is not None, "axes are made on a figure"
-        bar = figure.colorbar(ScalarMappable(Normalize(0, highest), colours), cax=bar_axes)
+        scale = ScalarMappable(Normalize(0, highest), colours)
+        bar = figure.colorbar(scale, cax=bar_axes, extend="max" if exceeded else "neither")
         bar.set_label(label)
         bar.outline.set_visible(False)
 
