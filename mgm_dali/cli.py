@@ -227,14 +227,14 @@ def show(
     ] = False,
 ) -> None:
     """Draws motion, masks, reconstructions, attention and losses of a video or a run."""
-    from mgm_dali.masking import MASKS
     from mgm_dali.report.options import ShowOptions
     from mgm_dali.report.show import show as run
 
     options = ShowOptions(
-        overrides=(*(overrides or ()), *([] if seed is None else [f"seed={seed}"])),
+        overrides=overrides or (),
+        seed=seed,
         figures=_names(only),
-        masks=_names(masks) or tuple(MASKS),
+        masks=_names(masks),
         row=row,
         weights=weights,
         layer=layer,
@@ -247,8 +247,10 @@ def show(
         typer.echo(path)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name for name in (text or "").replace(" ", "").split(",") if name)
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(name for name in text.replace(" ", "").split(",") if name)
 
 
 def _token(text: str | None) -> tuple[int, int, int] | None:

@@ -60,6 +60,11 @@ class MaskInputs:
     grid: PatchGrid
     config: MaskConfig
 
+    @property
+    def known(self) -> Tensor:
+        """`motion_known`, whatever it says of frames that have no vectors."""
+        return self.motion_known & self.motion_valid[:, :, None, None]
+
 
 def random_tokens(inputs: MaskInputs) -> Scores:
     """Independent noise for every token (ST-MAE, Feichtenhofer et al. 2022)."""
@@ -111,7 +116,7 @@ def motion_guided(inputs: MaskInputs) -> Scores:
     """
     motion, config, slices = inputs.motion, inputs.config, inputs.grid.t
     if config.center == "vote":
-        of_cells = strength.of_votes(motion, _known(inputs), slices)
+        of_cells = strength.of_votes(motion, inputs.known, slices)
     else:
         of_cells = strength.of_cells(motion, inputs.motion_valid, slices)
     if config.center == "top_1":
@@ -124,15 +129,10 @@ def motion_guided(inputs: MaskInputs) -> Scores:
 def motion_guided_sparse(inputs: MaskInputs) -> Scores:
     """The patches that move most, wherever they are (MGM sparse)."""
     scores = strength.of_patches(
-        inputs.motion, inputs.motion_valid, _known(inputs), inputs.grid
+        inputs.motion, inputs.motion_valid, inputs.known, inputs.grid
     ).long()
     known = scores.flatten(2).any(2)
     return hold_last(scores, known, otherwise=simulated_motion_sparse(inputs)[0]), None
-
-
-def _known(inputs: MaskInputs) -> Tensor:
-    """Cells that have a vector, whatever is said of those of frames that have none."""
-    return inputs.motion_known & inputs.motion_valid[:, :, None, None]
 
 
 def _rectangle(inputs: MaskInputs, centers: Tensor) -> Scores:

@@ -36,7 +36,7 @@ def flow_warp(inputs: MaskInputs) -> Scores:
     visible = h * w - hidden_per_slice(inputs.config.ratio, inputs.grid)
     shown = ~hide_highest(noise, visible, inputs.draws.ties, None)
     bells = _bells(shown.view(-1, h, w), rows, columns).flatten(1)
-    known = inputs.motion_known & inputs.motion_valid[:, :, None, None]
+    known = inputs.known
     steps = [(vector_steps(along) * known).int().flatten(2) for along in inputs.motion.unbind(-1)]
     weights = bells.gather(1, _in_middle_frame(steps, rows, columns).flatten(1))
     weights = weights.view(batch, t, frames // t, rows, columns).sum(2)

@@ -5,6 +5,7 @@ pixels, motion and masks after crop and resize. It is the stage that evaluates: 
 flipped, and masks from the seed of the row and the configuration, so none is of a training step.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def read_shown_clip(config: RunConfig, manifest: Path, row: int, motion: bool) -
     config = config.model_copy(update=sections)
     share = Share(batch_size=1, first_forward=row)
     try:
-        with ClipLoader(config, "evaluate", share, needs_motion=motion) as loader:
+        with _unsaid(), ClipLoader(config, "evaluate", share, needs_motion=motion) as loader:
             batch = next(iter(loader))
             if loader.skipped:
                 raise VideoError(loader.skipped[0].path, loader.skipped[0].reason)
@@ -185,6 +186,22 @@ def read_shown_clip(config: RunConfig, manifest: Path, row: int, motion: bool) -
         if config.data.motion_store is None or config.motion.source == "codec":
             raise
         raise UserError(f"{error} (motion.source=codec reads it from the videos)") from None
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """The loader says what it skips; here that is the error, which says it."""
+    logger = logging.getLogger(ClipLoader.__module__)
+
+    def nothing(record: logging.LogRecord) -> bool:
+        del record
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def to_bytes(video: Tensor) -> NDArray[np.uint8]:

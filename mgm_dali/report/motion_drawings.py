@@ -97,9 +97,7 @@ def arrow_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
         rows={"motion": draw},
         num_frames=len(frames),
         aspect=frames.shape[1] / frames.shape[2],
-        legend=colour_bar(
-            MOTION_COLOURS, fastest, motion.key(stripes=False), motion.exceeds_scale
-        ),
+        legend=colour_bar(MOTION_COLOURS, fastest, motion.key(stripes=False), motion.exceeds_scale),
     )
 
 
