@@ -92,7 +92,7 @@ def test_frames_without_vectors_are_labelled_so() -> None:
     strip = arrow_strip(random_frames(3), moving(motion, [False, True, True]))
     written = texts(draw_sheet(strip))
     assert written.count("no vectors") == 1
-    assert "frame 2" in written and "pixels a frame" in written
+    assert "frame 2" in written and "pixels a frame of\nthe video" in written
 
 
 def test_every_strategy_has_a_row_that_tells_how_much_it_hides() -> None:

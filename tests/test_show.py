@@ -1,29 +1,25 @@
 """Pictures of videos and runs: all are made, and none borrows what the network did not see."""
 
+import dataclasses
+
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from typer.testing import CliRunner
 from videos import Clip, shared
 
-from mgm_dali.clips.grid import token_grid
-from mgm_dali.config import ModelConfig, RunConfig, dump_config, override_config
+from mgm_dali.cli import app
+from mgm_dali.config import ModelConfig, RunConfig, dump_config
 from mgm_dali.demo_videos import make_demo_videos
 from mgm_dali.errors import UserError
-from mgm_dali.masking import MASKS, make_mask
 from mgm_dali.models import build_autoencoder, build_classifier
-from mgm_dali.models.patches import patchify
 from mgm_dali.models.saving import save_weights
-from mgm_dali.report import clip_figures
-from mgm_dali.report.clip_figures import CLIP_FIGURES, Subject
-from mgm_dali.report.clips import as_manifest, config_for, read_shown_clip
+from mgm_dali.report.clip_figures import CLIP_FIGURES
 from mgm_dali.report.options import ShowOptions
-from mgm_dali.report.reconstruction import reconstructed_frames
 from mgm_dali.report.show import RUN_FIGURES, show
 from mgm_dali.training.pretrain import pretrain
-from mgm_dali.video.manifest import read_manifest
-from mgm_dali.video.reader import read_frames
+from mgm_dali.video.manifest import read_manifest, write_manifest
 
 QUICK = {"dpi": 50, "masks": ("tube", "motion_guided")}
 
@@ -37,7 +33,10 @@ def odd_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(moving_shapes, tmp_path_factory):
-    """Folders as runs leave them: one pretrained, one finetuned, and one without weights."""
+    """Folders as runs leave them: one pretrained, one finetuned, and one without weights.
+
+    Each has losses, so that something could be drawn before an error is found.
+    """
     root = tmp_path_factory.mktemp("runs")
     model = ModelConfig(name="vit_micro", num_frames=8, image_size=64, decoder_depth=1)
     networks = {
@@ -46,9 +45,12 @@ def runs(moving_shapes, tmp_path_factory):
         "empty": None,
     }
     for name, network in networks.items():
-        config = RunConfig.model_validate({"data": {"train": moving_shapes}, "model": model})
+        config = RunConfig.model_validate(
+            {"data": {"train": moving_shapes}, "model": model, "mask": {"ratio": 0.5}}
+        )
         (root / name).mkdir()
         (root / name / "config.yaml").write_text(dump_config(config))
+        (root / name / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
         if network is not None:
             save_weights(network, model, root / name / "weights" / "step-1.safetensors")
     return root
@@ -61,12 +63,6 @@ def sources(odd_files, runs, moving_shapes):
     return videos | {"manifest": moving_shapes} | {path.name: path for path in runs.iterdir()}
 
 
-def clip_of(path, *overrides):
-    with as_manifest(path) as manifest:
-        config = override_config(config_for(read_manifest(manifest)[0]), overrides)
-        return read_shown_clip(config, manifest, 0, motion=True)
-
-
 @pytest.mark.parametrize("pattern", ["h264_*.mp4", "hevc_*.mp4", "vp9_*.webm"])
 def test_a_video_of_any_codec_is_drawn(odd_files, tmp_path, pattern):
     path = sorted(odd_files.rglob(pattern))[0]
@@ -77,27 +73,6 @@ def test_a_video_of_any_codec_is_drawn(odd_files, tmp_path, pattern):
             assert min(picture.size) > 100 and np.asarray(picture.convert("L")).std() > 5
 
 
-def test_titles_say_where_motion_comes_from_and_what_was_done_to_it(odd_files):
-    h264, hevc = (sorted(odd_files.rglob(f"{codec}_*.mp4"))[0] for codec in ("h264", "hevc"))
-    plain = clip_of(h264).motion
-    assert (plain.title, plain.note) == ("Motion vectors of the codec", "")
-    assert plain.unit == "pixels a frame"
-    motion = clip_of(hevc, "motion.subtract_camera=true", "motion.accumulate=window").motion
-    assert motion.title == "Motion vectors by block_matching (hevc has none)"
-    assert motion.note == "summed up between sampled frames, without the camera's motion"
-    assert motion.unit == "pixels since the sampled frame before"
-    none = clip_of(hevc, "motion.without_vectors=ignore").motion
-    assert none.title == "Motion vectors are not read (hevc has none)" and not none.known.any()
-
-
-def test_the_frames_shown_are_the_frames_of_the_file(odd_files):
-    path = sorted(odd_files.rglob("h264_*.mp4"))[0]
-    stride = 36 // 16
-    start = int(0.5 * (36 - 16 * stride))
-    expected = read_frames(path, [start + stride * number for number in range(16)])
-    assert np.abs(clip_of(path).frames.astype(int) - expected.astype(int)).max() <= 1
-
-
 def test_the_row_asked_for_is_drawn(moving_shapes, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setitem(CLIP_FIGURES, "motion", lambda subject: drawn.append(subject) or {})
@@ -105,27 +80,6 @@ def test_the_row_asked_for_is_drawn(moving_shapes, tmp_path, monkeypatch):
     show(moving_shapes, tmp_path, ShowOptions(figures=("motion",)))
     manifest = read_manifest(moving_shapes)
     assert [subject.clip.video for subject in drawn] == [manifest[3], manifest[0]]
-
-
-def test_every_mask_is_made_as_a_run_with_that_strategy_would(odd_files, monkeypatch):
-    """`flow_warp` looks at motion over the window, the others at that of the frame."""
-    path = sorted(odd_files.rglob("h264_*.mp4"))[0]
-    drawn = {}
-    monkeypatch.setattr(clip_figures, "mask_strip", lambda _, masks, *__: drawn.update(masks))
-    overrides = ("mask.ratio=0.9", "mask.center=vote", "motion.subtract_camera=true")
-    with as_manifest(path) as manifest:
-        config = override_config(config_for(read_manifest(manifest)[0]), overrides)
-        clip_figures.masks(Subject(config, manifest, ShowOptions()))
-    assert list(drawn) == list(MASKS)
-    grid = token_grid(config.model)
-    for name, mask in drawn.items():
-        clip = clip_of(path, *overrides, f"mask.strategy={name}")
-        batch = clip.batch
-        expected = make_mask(
-            *(batch.motion, batch.motion_valid, batch.seed, grid),
-            *(clip.config.mask, batch.motion_known),
-        )
-        assert mask.tolist() == expected.view(grid).tolist(), name
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4"])
@@ -175,7 +129,26 @@ def test_weights_alone_tell_how_large_the_network_is(runs, odd_files, tmp_path):
     assert show(sorted(odd_files.rglob("vp9_*.webm"))[0], tmp_path, options)
 
 
+def test_weights_of_a_run_bring_the_runs_configuration(runs, odd_files, tmp_path, monkeypatch):
+    """By the run, by its folder of weights and by the file; the size is what lies beside it."""
+    drawn = []
+    monkeypatch.setitem(CLIP_FIGURES, "motion", lambda subject: drawn.append(subject) or {})
+    run = runs / "pretrained"
+    for weights in (run, run / "weights", run / "weights" / "step-1.safetensors"):
+        options = ShowOptions(weights=weights, figures=("motion",))
+        show(sorted(odd_files.rglob("h264_*.mp4"))[0], tmp_path, options)
+    assert [subject.config.mask.ratio for subject in drawn] == [0.5] * 3
+    assert [subject.config.model.image_size for subject in drawn] == [64] * 3
+    assert [subject.weights for subject in drawn] == ["pretrained, step 1"] * 3
+
+
+def test_a_name_given_twice_is_drawn_once(moving_shapes, tmp_path):
+    options = ShowOptions(figures=("masks", "masks"), masks=("tube", "tube"), dpi=50)
+    assert [path.name for path in show(moving_shapes, tmp_path, options)] == ["masks.png"]
+
+
 NO_NETWORK = {"figures": ("attention",)}
+MOTION, LOSS = {"figures": ("motion",)}, {"figures": ("loss",)}
 WRONG = {
     "a figure": ("h264", {"figures": ("mask",)}, "--only 'mask': .* did you mean 'masks'"),
     "a mask": ("h264", {"masks": ("motion_guide",)}, "did you mean 'motion_guided'"),
@@ -183,6 +156,18 @@ WRONG = {
     "a key": ("h264", {"overrides": ["mask.raito=1"]}, "did you mean 'ratio'"),
     "a ratio": ("h264", {"overrides": ["mask.ratio=2"]}, "mask.ratio: .* less than 1"),
     "an override": ("h264", {"overrides": ["tube"]}, "expected key=value"),
+    "no figure": ("h264", {"figures": ()}, "--only: names nothing; known: motion, masks"),
+    "no mask": ("h264", {"masks": ()}, "--masks: names nothing; known: random, tube"),
+    "two seeds": ("h264", {"seed": 3, "overrides": ["seed=4"]}, "--seed 3: seed=4 is given too"),
+    "an unused layer": ("h264", {"layer": 3}, "--layer 3: no attention is drawn; leave it out"),
+    "an unused token": ("h264", {"query": (0, 1, 2)}, "--query 0,1,2: no attention is drawn"),
+    "an unused leak": ("h264", {"leak_statistics": True}, "--leak-statistics: no reconstruction"),
+    "a leak of a classifier": ("finetuned", {"leak_statistics": True}, "no reconstruction is"),
+    "unused masks": ("h264", {**MOTION, "masks": ("tube",)}, "--masks tube: no masks is drawn"),
+    "an unused seed": ("h264", {**MOTION, "seed": 0}, "--seed 0: no masks or reconstruction is"),
+    "an unused row": ("pretrained", {**LOSS, "row": 0}, "--row 0: no motion or .* --only motion"),
+    "an unused film": ("empty", {**LOSS, "animate": "gif"}, "--animate gif: no motion or masks"),
+    "a row of a run": ("pretrained", {"row": 24}, "no row 24; it lists 24"),
     "a row of a video": ("h264", {"row": 1}, "--row 1: .* no manifest"),
     "a row of a manifest": ("manifest", {"row": 24}, "no row 24; it lists 24 .* 0 to 23"),
     "a loss of a video": ("h264", {"figures": ("loss",)}, "--only loss: .* run folder"),
@@ -208,6 +193,35 @@ def test_what_cannot_be_drawn_is_one_clear_line(source, options, message, source
     assert not (tmp_path / "out").exists(), "nothing is drawn before it is known that all can be"
 
 
+@pytest.mark.parametrize("folder", ["file", "file/deep/er"])
+def test_pictures_go_into_a_folder_only(odd_files, tmp_path, folder):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match=r"-o must be a folder, and .*file is a file"):
+        show(sorted(odd_files.rglob("h264_*.mp4"))[0], tmp_path / folder)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_why_a_video_cannot_be_read_is_said_once(moving_shapes, tmp_path, caplog):
+    """It was indexed while it was whole, and is read as a row of the manifest."""
+    whole = read_manifest(moving_shapes)[0]
+    broken = dataclasses.replace(whole, path=tmp_path / "broken.mp4")
+    broken.path.write_bytes(whole.path.read_bytes()[:200])
+    write_manifest(tmp_path / "videos.csv", [broken], ())
+    with pytest.raises(UserError, match=r"broken\.mp4"):
+        show(tmp_path / "videos.csv", tmp_path / "out")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--only", ","], "--only: names nothing"), (["--masks", ""], "--masks: names nothing")],
+)
+def test_an_empty_list_on_the_command_line_is_an_error(odd_files, tmp_path, arguments, message):
+    video = sorted(odd_files.rglob("h264_*.mp4"))[0]
+    result = CliRunner().invoke(app, ["show", str(video), "-o", str(tmp_path / "out"), *arguments])
+    assert isinstance(result.exception, UserError) and message in str(result.exception)
+
+
 @pytest.mark.parametrize("weights", ["nowhere", "text", "other network"])
 def test_weights_that_do_not_fit_are_one_clear_line(weights, odd_files, tmp_path):
     path = tmp_path / "weights.safetensors"
@@ -223,48 +237,11 @@ def test_weights_that_do_not_fit_are_one_clear_line(weights, odd_files, tmp_path
     assert "\n" not in str(raised.value)
 
 
-def test_a_video_shorter_than_a_clip_is_drawn_and_the_picture_says_so():
-    motion = clip_of(Clip(num_frames=5).path()).motion
-    assert motion.note == "a video of 5 frames whose last one is repeated"
-
-
 def test_a_video_with_nothing_to_see_is_one_clear_line(tmp_path):
     with pytest.raises(UserError, match="one frame only, and motion needs two"):
         show(Clip(num_frames=1).path(), tmp_path)
     with pytest.raises(UserError, match="2x2 are smaller than one patch of 16 pixels"):
         show(shared("hostile/pixfmt/mozilla_video_colr_nclx_rgb.mp4"), tmp_path)
-
-
-@pytest.fixture(scope="module")
-def hidden_half():
-    config = ModelConfig(name="vit_micro", num_frames=4, image_size=64)
-    torch.manual_seed(0)
-    autoencoder = build_autoencoder(config).eval()
-    mask = torch.rand(2, 32, generator=torch.Generator().manual_seed(1)).argsort(1) < 16
-    return autoencoder, torch.randn(2, 3, 4, 64, 64), mask
-
-
-def test_visible_patches_are_shown_as_they_are(hidden_half):
-    autoencoder, video, mask = hidden_half
-    with torch.inference_mode():
-        made = reconstructed_frames(autoencoder, video, mask)
-    std, mean = (
-        torch.tensor(v).view(3, 1, 1, 1) for v in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406))
-    )
-    assert torch.allclose(patchify(made)[~mask], patchify(video * std + mean)[~mask], atol=1e-5)
-
-
-def test_what_is_hidden_does_not_show_unless_it_is_asked_for(hidden_half):
-    autoencoder, video, mask = hidden_half
-    other = video.clone()
-    tokens = mask.view(2, 1, 2, 4, 4).repeat_interleave(2, 2)
-    pixels = tokens.repeat_interleave(16, 3).repeat_interleave(16, 4).expand_as(video)
-    other[pixels] += 1.0
-    with torch.inference_mode():
-        honest = [reconstructed_frames(autoencoder, v, mask) for v in (video, other)]
-        leaky = [reconstructed_frames(autoencoder, v, mask, True) for v in (video, other)]
-    assert torch.equal(*honest)
-    assert (leaky[0] - leaky[1]).abs().max() > 0.1
 
 
 def test_every_figure_is_either_of_a_clip_or_of_a_run():

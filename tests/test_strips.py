@@ -2,11 +2,17 @@
 
 import numpy as np
 import pytest
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch, Rectangle
 
 from mgm_dali.report.draw import HIDDEN_GREY, attention_strip, mask_strip
-from mgm_dali.report.motion_drawings import MotionShown, direction_colours, wheel_strip
+from mgm_dali.report.motion_drawings import (
+    MotionShown,
+    arrow_strip,
+    direction_colours,
+    wheel_strip,
+)
 from mgm_dali.report.strips import Strip, draw_film, draw_sheet, pictures
+from mgm_dali.report.style import MOTION_COLOURS
 
 RIGHT, LEFT, DOWN, UP = (1, 0), (-1, 0), (0, 1), (0, -1)
 EIGHT = np.array([[np.cos(a), np.sin(a)] for a in np.arange(8) * np.pi / 4])
@@ -122,6 +128,66 @@ def test_the_query_is_marked_in_its_own_slice_only_and_heat_is_where_it_looks():
     heat = np.asarray(panels[2].images[0].get_array()).astype(int).sum(-1)
     hot = heat > heat.min() + 100
     assert hot.sum() == 16 * 16 and hot[16:32, 32:48].all()
+
+
+def motion_row(known):
+    """What `mask_strip` shows of motion `[4, 2, 2]`, its legend's words and its note."""
+    vectors = np.zeros((4, 2, 2, 2), np.float32)
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    shown = MotionShown(vectors, known)
+    strip = mask_strip(frames, {"tube": np.ones((2, 1, 1), bool)}, shown, "title")
+    figure = draw_sheet(strip)
+    slices = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images][2:4]
+    bars = [inner.get_ylabel() for axes in figure.axes for inner in axes.child_axes]
+    return slices, bars[0], strip.note
+
+
+def test_no_vector_looks_unlike_no_motion():
+    known = np.ones((4, 2, 2), bool)
+    known[:2, 0, 1] = False
+    known[2, 1, 1] = False  # the slice's other frame has one
+    (first, second), legend, note = motion_row(known)
+    striped = first[:8, 8:]
+    assert np.unique(striped).tolist() == [0, 255]
+    still = MOTION_COLOURS(0, bytes=True)[:3]
+    assert (first[8:] == still).all() and (first[:, :8] == still).all() and (second == still).all()
+    assert "striped: no vector" in legend and "simulated" not in note
+
+
+def test_a_clip_that_stands_still_has_no_stripes_and_one_without_vectors_says_what_follows():
+    _, legend, note = motion_row(np.ones((4, 2, 2), bool))
+    assert "striped" not in legend and "simulated" not in note
+    slices, legend, note = motion_row(np.zeros((4, 2, 2), bool))
+    assert all(np.unique(picture).tolist() == [0, 255] for picture in slices)
+    assert "striped: no vector" in legend
+    assert "no vectors in this clip: motion-guided masks are simulated motion" in note
+
+
+@pytest.mark.parametrize("wild", [False, True])
+def test_a_scale_that_something_exceeds_says_so(wild):
+    vectors = np.full((1, 20, 20, 2), (4, 0), np.float32)
+    if wild:
+        vectors[0, 0, 0] = (90, 0)
+    motion, frames = MotionShown(vectors, vectors[..., 0] > 0), np.zeros((1, 160, 160, 3), np.uint8)
+    wheel = draw_sheet(wheel_strip(frames, motion)).axes[0]
+    assert [label.get_text() for label in wheel.get_xticklabels()][1] == (
+        ">= 4.0" if wild else "4.0"
+    )
+    for strip in (
+        arrow_strip(frames, motion),
+        mask_strip(frames, {"tube": np.ones((1, 10, 10), bool)}, motion, "title"),
+        attention_strip(frames, attention_of(400, wild), (0, 0, 0), "note"),
+    ):
+        bars = [inner for axes in draw_sheet(strip).axes for inner in axes.child_axes]
+        tips = [patch for patch in bars[0].patches if isinstance(patch, PathPatch)]
+        assert len(tips) == wild
+
+
+def attention_of(num_tokens, wild):
+    weights = np.full((1, 20, num_tokens // 20), 1 / num_tokens, np.float32)
+    if wild:
+        weights[0, 0, 0] = 0.5
+    return weights
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7])

@@ -16,6 +16,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, NEEDS_MOTION, make_mask
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.models.attention_maps import attention_map
+from mgm_dali.models.vit import TokenTrunk
 from mgm_dali.report.clips import ShownClip, read_shown_clip, to_bytes
 from mgm_dali.report.draw import attention_strip, cover_hidden, mask_strip, reconstruction_strip
 from mgm_dali.report.motion_drawings import arrow_strip, wheel_strip
@@ -116,10 +117,11 @@ def attention(subject: Subject) -> dict[str, Strip]:
     """
     network, clip = _network(subject), subject.clip
     layer, query = _layer_and_query(subject)
+    depth = len(_trunk(network).blocks)
     number = (query[0] * network.grid.h + query[1]) * network.grid.w + query[2]
     weights = attention_map(network, clip.batch.video, number, layer - 1)[0]
-    note = f"weights: {subject.weights}, layer {layer}, mean over heads; {clip.sampling}; "
-    note += "the whole clip is seen, nothing hidden"
+    note = f"weights: {subject.weights}, layer {layer} of {depth}, mean over heads; "
+    note += f"{clip.sampling}; the whole clip is seen, nothing hidden"
     shown = weights.view(network.grid).numpy()
     return {"attention": attention_strip(clip.frames, shown, query, note)}
 
@@ -148,6 +150,10 @@ def _network(subject: Subject) -> Autoencoder | Classifier:
     return subject.network
 
 
+def _trunk(network: Autoencoder | Classifier) -> TokenTrunk:
+    return network.encoder if isinstance(network, Autoencoder) else network
+
+
 def _autoencoder(subject: Subject) -> Autoencoder:
     if not isinstance(subject.network, Autoencoder):
         raise UserError(
@@ -161,8 +167,7 @@ def _layer_and_query(subject: Subject) -> tuple[int, tuple[int, int, int]]:
     """Which block looks, counted from 1, and the token (slice, row, column) that does."""
     network = _network(subject)
     grid = network.grid
-    trunk = network.encoder if isinstance(network, Autoencoder) else network
-    depth = len(trunk.blocks)
+    depth = len(_trunk(network).blocks)
     layer = depth if subject.options.layer is None else subject.options.layer
     if not 1 <= layer <= depth:
         raise UserError(f"--layer {layer}: the encoder has the layers 1 to {depth}")

@@ -1,4 +1,4 @@
-"""The clip that is drawn: through the same pipeline as in training, from the middle of a video.
+"""The clip that is drawn: through the pipeline as it evaluates, from the middle of a video.
 
 A source is a video file, a manifest or a run folder. So the pictures show what the network sees:
 pixels, motion and masks after crop and resize. It is the stage that evaluates: a centre crop, never

@@ -158,7 +158,7 @@ def _draw_wheel(axes: Axes, fastest: float, key: str, exceeded: bool) -> None:
     colours = np.dstack((direction_colours(place, fastest), np.where(outside, 0, 255)))
     axes.imshow(colours.astype(np.uint8), extent=(-fastest, fastest, fastest, -fastest))
     rim = f"{'>= ' if exceeded else ''}{fastest:.{0 if fastest >= 10 else 1}f}"
-    axes.set_xticks((-fastest, 0, fastest), (rim, "0", rim))
+    axes.set_xticks((0, fastest), ("0", rim))
     axes.tick_params(length=3)
     axes.set_xlabel(key, fontsize="small")
     axes.set_title("moves towards", pad=4)

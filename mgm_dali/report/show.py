@@ -216,7 +216,8 @@ def _known_once(
 def _require_used(options: ShowOptions, names: Sequence[str]) -> None:
     for option, figures in USED_BY.items():
         value = getattr(options, option)
-        if value not in (None, False) and not set(figures) & set(names):
+        given = value is not None and value is not False  # 0 is given, and equals False
+        if given and not set(figures) & set(names):
             words = "" if value is True else f" {_as_typed(value)}"
             raise UserError(
                 f"--{option.replace('_', '-')}{words}: no {' or '.join(figures)} is drawn; leave "
