@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -108,10 +109,17 @@ def test_a_reader_that_is_killed_costs_one_file(source: Path) -> None:
 
 
 def test_a_file_that_takes_too_long_is_given_up(source: Path) -> None:
+    def stop_readers(done: int, _: int) -> None:
+        if done == 1:
+            for process in multiprocessing.active_children():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGSTOP)
+
     slow = source / "slow.txt"
-    slow.write_text(f"{source / 'alone.mp4'}\n")
-    report = index_source(slow, num_workers=1, timeout_seconds=1e-9)
-    assert [reason for _, reason in report.rejected] == ["not done after 1e-09 s; it was given up"]
+    slow.write_text(f"{source / 'alone.mp4'}\n" * 8)
+    report = index_source(slow, num_workers=1, timeout_seconds=2, progress=stop_readers)
+    assert [reason for _, reason in report.rejected] == ["not done after 2 s; it was given up"]
+    assert len(report.videos) == 7
 
 
 def test_a_list_is_read_as_people_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
