@@ -87,6 +87,17 @@ def test_masks_wait_for_nothing(config):
         masks(made, seed, config)
 
 
+LEAN = {MaskConfig(strategy=strategy) for strategy in ("tube", "motion_guided", "flow_warp")}
+"""Compiling takes a second each: the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=[] if config in LEAN else pytest.mark.slow)
+        for name, config in MASK_CONFIGS.items()
+    ],
+)
 def test_masks_compile_in_one_piece_and_stay_the_same(config):
     made, seed = holes(GRID, 2), seeds(2)
     torch.compiler.reset()
