@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mgm_dali.clips.grid import PatchGrid, token_grid
+from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, NEEDS_MOTION, make_mask
@@ -182,7 +182,7 @@ def _layer_and_query(subject: Subject) -> tuple[int, tuple[int, int, int]]:
 
 def _mask(clip: ShownClip, config: MaskConfig) -> NDArray[np.bool_]:
     """`[t, h, w]`, True = hidden."""
-    batch, grid = clip.batch, PatchGrid(*token_grid(clip.config.model))
+    batch, grid = clip.batch, token_grid(clip.config.model)
     known = batch.motion_known
     mask = make_mask(batch.motion, batch.motion_valid, batch.seed, grid, config, known)
     array: NDArray[np.bool_] = mask.view(grid).numpy()

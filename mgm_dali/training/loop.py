@@ -149,7 +149,8 @@ class _Loop:
             batch = next(batches)
             self.waited_seconds += time.perf_counter() - asked
             self.rows.append(batch.index)
-            self.without_motion.append((~batch.motion_valid.any(1)).sum())
+            if self.task.needs_motion:
+                self.without_motion.append((~batch.motion_valid.any(1)).sum())
             loss = self.task.loss(self.engine, batch)
             self.engine.backward(loss)
             norm = self.engine.step()
@@ -192,10 +193,9 @@ class _Loop:
     def _counts(self) -> dict[str, float]:
         """What went otherwise than asked for, on all ranks; where masks follow motion, also the
         share of the newest clips that have none."""
-        counted = [self.loader.num_skipped, self.loader.restarts]
-        still = torch.stack(self.without_motion).sum().double()
-        counts = torch.tensor([*counted, 0], dtype=torch.float64, device=still.device)
-        counts[-1] = still
+        counted = [self.loader.num_skipped, self.loader.restarts, 0]
+        counts = torch.tensor(counted, device=self.world.device)
+        counts[-1] = sum(self.without_motion)
         skipped, restarts, without_motion = (int(count) for count in self.world.sum(counts))
         named: dict[str, float] = {"skipped_clips": skipped, "loader_restarts": restarts}
         if self.task.needs_motion:
