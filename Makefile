@@ -12,7 +12,7 @@ PEERS ?= .peers
 READY = $(VENV)/ready
 
 .PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader bench-masking \
-	bench-merit pictures wheel clean
+	bench-merit bench-model pictures wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -48,6 +48,9 @@ bench-masking: $(READY)
 
 bench-merit: $(READY)
 	$(VENV)/bin/python benchmarks/mask_merit.py
+
+bench-model: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/model.py
 
 pictures: $(READY)
 	$(VENV)/bin/python benchmarks/mask_pictures.py

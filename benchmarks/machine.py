@@ -12,7 +12,10 @@ import av
 
 __all__ = ["describe"]
 
-PACKAGES = ("mgm-dali", "av", "numpy", "lmdb", "zstandard", "torch", "torchvision")
+PACKAGES = (
+    *("mgm-dali", "av", "numpy", "lmdb", "zstandard", "torch", "torchvision"),
+    *("timm", "deepspeed", "transformers"),
+)
 
 
 def describe() -> dict[str, Any]:

@@ -33,6 +33,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as mask.ratio=0.9."),
 ]
+ModelOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="What nothing tells, as model.num_frames=16."),
+]
 Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")]
 
 
@@ -245,6 +249,37 @@ def show(
     )
     for path in run(source, output, options):
         typer.echo(path)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Weights of anyone: a file or a folder.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for them as ours.")],
+    overrides: ModelOverrides = None,
+) -> None:
+    """Turns weights of VideoMAE, Hugging Face, timm or DINOv2 into ours; every key is reported."""
+    from mgm_dali.weights_commands import import_weights
+
+    import_weights(source, output, overrides or ())
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Run folder, or any weights that are read.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="New folder; for videomae a new .pth.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="huggingface, videomae or safetensors.")],
+    overrides: ModelOverrides = None,
+) -> None:
+    """Writes weights as transformers, VideoMAE's scripts or plain PyTorch read them."""
+    from mgm_dali.weights_commands import export_weights
+
+    export_weights(source, output, to, overrides or ())
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

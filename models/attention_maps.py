@@ -20,8 +20,9 @@ def attention_map(
     """How much token `query` attends to every token: `[B, N]` float32, rows sum to 1.
 
     `video [B, C, T, H, W]` is encoded whole, nothing hidden. The weights are those of the encoder's
-    block `layer` (0 is the first, -1 the last), the mean of its heads. Raises ValueError for a
-    video of another size, IndexError for a token or a block that is not there.
+    block `layer` (0 is the first, -1 the last), the mean of its heads; where attention is divided,
+    of its attention over space, so that other slices have none. Raises ValueError for a video of
+    another size, IndexError for a token or a block that is not there.
     """
     trunk = network.encoder if isinstance(network, Autoencoder) else network
     patches = patchify(check_video(video, network.config))
@@ -37,12 +38,16 @@ def attention_map(
         trunk.encode_tokens(patches)
     finally:
         hook.remove()
-    tokens = caught[0].float()
+    tokens = caught[0].float().view(*patches.shape[:2], -1)
     to_query, to_key, _ = attention.qkv.weight.float().chunk(3)
     q = F.linear(tokens[:, query : query + 1], to_query, attention.q_bias.float())
     k = F.linear(tokens, to_key)  # which have no bias
     heads = (attention.num_heads, q.shape[-1] // attention.num_heads)
     q, k = (x.view(*x.shape[:2], *heads).transpose(1, 2) for x in (q, k))
     scores = q @ k.transpose(-2, -1) * heads[1] ** -0.5  # [B, heads, 1, N]
+    if trunk.is_divided:
+        places = trunk.grid.h * trunk.grid.w
+        slices = torch.arange(patches.shape[1], device=video.device) // places
+        scores = scores.masked_fill(slices != query // places, float("-inf"))
     weights: Tensor = scores.softmax(-1).mean(1)[:, 0]
     return weights

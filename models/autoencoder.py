@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
+from mgm_dali.models.block import NORM_EPSILON, make_blocks, run_block
+from mgm_dali.models.linear import Linear
 from mgm_dali.models.patches import (
     TOKEN_VALUES,
     normalised_pixels,
@@ -21,14 +23,13 @@ from mgm_dali.models.patches import (
     split_tokens,
     take_tokens,
 )
-from mgm_dali.models.position import sinusoid_table
+from mgm_dali.models.timesformer import start_without_time
 from mgm_dali.models.vit import (
     BACKBONES,
-    NORM_EPSILON,
     TokenTrunk,
     add_position,
     check_video,
-    make_blocks,
+    fixed_positions,
 )
 
 __all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder", "normalised_target"]
@@ -41,6 +42,7 @@ class Encoder(TokenTrunk):
         super().__init__(config)
         self.norm = nn.LayerNorm(BACKBONES[config.name].width, eps=NORM_EPSILON)
         self.apply(_initialise_linear)
+        start_without_time(self.blocks)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
         """`[B, N, P]` patches, `[B, K]` tokens to encode (None: all), to `[B, K, D]`."""
@@ -54,20 +56,21 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = BACKBONES[config.name]
+        self.checkpoint_activations = False
         self.blocks = make_blocks(
             config.decoder_depth, size.decoder_width, size.decoder_heads, config.drop_path
         )
         self.norm = nn.LayerNorm(size.decoder_width, eps=NORM_EPSILON)
-        self.head = nn.Linear(size.decoder_width, TOKEN_VALUES)
+        self.head = Linear(size.decoder_width, TOKEN_VALUES)
         self.apply(_initialise_linear)
 
     def forward(self, x: Tensor, num_hidden: int) -> Tensor:
         """`[B, N, D]`, hidden tokens last, to `[B, M, P]`."""
         *first_blocks, last_block = self.blocks
         for block in first_blocks:
-            x = block(x)
+            x = run_block(block, x, checkpointed=self.checkpoint_activations)
         # Nobody reads the visible tokens after the last block: there they are keys and values only.
-        x = last_block(x, num_queries=num_hidden)
+        x = run_block(last_block, x, num_hidden, checkpointed=self.checkpoint_activations)
         predicted: Tensor = self.head(self.norm(x))
         return predicted
 
@@ -87,11 +90,11 @@ class Autoencoder(nn.Module):
         size = BACKBONES[config.name]
         self.config = config
         self.grid = token_grid(config)
-        table = sinusoid_table(self.grid.num_tokens, size.decoder_width)
+        table = fixed_positions(config, size.decoder_width)
         self.register_buffer("decoder_position", table, persistent=False)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
+        self.encoder_to_decoder = Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
@@ -134,6 +137,10 @@ class Autoencoder(nn.Module):
             patches, visible, _ = self._split(video, mask, num_hidden)
             encoded = self.encoder(patches, visible)
         return encoded
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of two or more dimensions that must not decay."""
+        return {"mask_token", "encoder.pos_embed", "encoder.time_embed"}
 
     def _predict(self, patches: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         encoded = self.encoder_to_decoder(self.encoder(patches, visible))

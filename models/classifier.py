@@ -8,11 +8,13 @@ Letters: B clips, C = 3 channels, T frames, H W pixels, N = t * h * w tokens, D 
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.errors import UserError
+from mgm_dali.models.block import NORM_EPSILON
+from mgm_dali.models.linear import Linear
 from mgm_dali.models.patches import patchify
-from mgm_dali.models.vit import BACKBONES, NORM_EPSILON, TokenTrunk, check_video
+from mgm_dali.models.timesformer import start_without_time
+from mgm_dali.models.vit import BACKBONES, TokenTrunk, check_video
 
 __all__ = ["Classifier", "build_classifier"]
 
@@ -27,11 +29,11 @@ class Classifier(TokenTrunk):
         super().__init__(config)
         width = BACKBONES[config.name].width
         self.config = config
-        self.grid = token_grid(config)
         self.fc_norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.head_dropout = nn.Dropout(config.head_dropout)
-        self.head = nn.Linear(width, num_classes)
+        self.head = Linear(width, num_classes)
         self.apply(_initialise_linear)
+        start_without_time(self.blocks)
         self.head.weight.data.mul_(HEAD_SCALE)
 
     def forward(self, video: Tensor) -> Tensor:
@@ -49,16 +51,17 @@ class Classifier(TokenTrunk):
         return pooled
 
     def no_weight_decay(self) -> set[str]:
-        """Matrices that must not decay, for timm's optimisers: none, positions are no parameter."""
-        return set()
+        """Parameters of two or more dimensions that must not decay, for timm's optimisers."""
+        return {"pos_embed", "time_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | list[tuple[str, None]]]:
         """Layers for timm's layer-wise learning rates (BEiT's rule).
 
-        The embedding is layer 0, block i is layer i + 1, `fc_norm` and `head` are the last layer:
-        timm puts what matches nothing there. `coarse` makes all blocks one layer.
+        Embedding and positions are layer 0, block i is layer i + 1, `fc_norm` and `head` are the
+        last layer: timm puts what matches nothing there. `coarse` makes all blocks one layer.
         """
-        return {"stem": r"^patch_embed", "blocks": r"^blocks" if coarse else r"^blocks\.(\d+)"}
+        stem = r"^patch_embed|^pos_embed|^time_embed"
+        return {"stem": stem, "blocks": r"^blocks" if coarse else r"^blocks\.(\d+)"}
 
 
 def build_classifier(config: ModelConfig) -> Classifier:

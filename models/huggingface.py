@@ -1,19 +1,34 @@
-"""VideoMAE's parameter names to Hugging Face transformers' and back, and its config.json.
+"""VideoMAE's parameter names to Hugging Face transformers' and back, and its JSON files.
 
 Letters: D width. Hugging Face splits `attn.qkv.weight` `[3D, D]` into query, key and value.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
+from mgm_dali.models.block import MLP_RATIO, NORM_EPSILON
 from mgm_dali.models.patches import CHANNELS
-from mgm_dali.models.vit import BACKBONES, MLP_RATIO, NORM_EPSILON
+from mgm_dali.models.vit import BACKBONES
 
-__all__ = ["from_huggingface", "huggingface_config", "is_huggingface", "to_huggingface"]
+__all__ = [
+    "KEY_BIAS",
+    "from_huggingface",
+    "huggingface_config",
+    "huggingface_origins",
+    "is_huggingface",
+    "loses_biases",
+    "preprocessor_config",
+    "to_huggingface",
+]
+
+KEY_BIAS = "adds the same to all scores of a query, which softmax ignores"
+"""Why a bias on keys is not read."""
 
 _PREFIXES = {  # Hugging Face's: VideoMAE's (pretraining)
     "videomae.embeddings.patch_embeddings.projection.": "encoder.patch_embed.proj.",
@@ -40,31 +55,40 @@ _IN_BLOCK_NEW_SPELLING = {  # in memory since transformers 5.18; files keep q_bi
 }
 
 
-def is_huggingface(names: Mapping[str, object]) -> bool:
+def is_huggingface(names: Iterable[str]) -> bool:
     """Whether these are Hugging Face's parameter names."""
     return any(name.endswith("patch_embeddings.projection.weight") for name in names)
+
+
+def huggingface_origins(names: Iterable[str]) -> dict[str, list[str]]:
+    """VideoMAE's pretraining names, each with Hugging Face's that it is made of, in their order.
+
+    What has no counterpart keeps its name; biases on keys are left out, for they have no effect.
+    """
+    origins: dict[str, list[str]] = {}
+    for name in names:
+        if not name.endswith("attention.attention.key.bias"):
+            bare = name.startswith(("embeddings.", "encoder.layer.", "layernorm."))
+            full = f"videomae.{name}" if bare else name
+            origins[_rename(full, _PREFIXES, _IN_BLOCK | _IN_BLOCK_NEW_SPELLING)] = [name]
+    for first in [name for name in origins if name.endswith(".attn.q.weight")]:
+        block = first.removesuffix("q.weight")
+        parts = [f"{block}{part}.weight" for part in "qkv"]
+        if all(part in origins for part in parts):
+            origins[f"{block}qkv.weight"] = [origins.pop(part)[0] for part in parts]
+    return origins
 
 
 def from_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames to VideoMAE's pretraining names; what has no counterpart keeps its name.
 
-    Takes files of VideoMAEForPreTraining, VideoMAEForVideoClassification and VideoMAEModel, whose
-    names lack `videomae.`.
+    Takes what VideoMAEForPreTraining, VideoMAEForVideoClassification and VideoMAEModel, whose names
+    lack `videomae.`, hold: parameters, in files or in memory, or their gradients.
     """
-    official = {}
-    in_block = _IN_BLOCK | _IN_BLOCK_NEW_SPELLING
-    for name, tensor in tensors.items():
-        if name.endswith("attention.attention.key.bias"):
-            continue  # adds the same number to all scores of a query: softmax ignores it
-        if name.startswith(("embeddings.", "encoder.layer.", "layernorm.")):
-            name = f"videomae.{name}"
-        official[_rename(name, _PREFIXES, in_block)] = tensor
-    for name in [name for name in official if name.endswith(".attn.q.weight")]:
-        block = name.removesuffix("q.weight")
-        parts = [official.pop(f"{block}{part}.weight", None) for part in "qkv"]
-        if all(part is not None for part in parts):
-            official[f"{block}qkv.weight"] = torch.cat([part for part in parts if part is not None])
-    return official
+    return {
+        name: torch.cat([tensors[part] for part in parts]) if len(parts) > 1 else tensors[parts[0]]
+        for name, parts in huggingface_origins(tensors).items()
+    }
 
 
 def to_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,6 +107,15 @@ def to_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         _rename(name, prefixes, in_block): tensor.contiguous() for name, tensor in split.items()
     }
+
+
+def loses_biases(transformers_version: str) -> bool:
+    """Whether this version reads VideoMAE files without the biases of queries and values.
+
+    From 5.5 to 5.17 they became zeros without a word; such a version writes the zeros, too.
+    """
+    match = re.match(r"5\.(\d+)", transformers_version)
+    return match is not None and 5 <= int(match[1]) <= 17
 
 
 def huggingface_config(config: ModelConfig, num_classes: int | None) -> dict[str, Any]:
@@ -113,6 +146,23 @@ def huggingface_config(config: ModelConfig, num_classes: int | None) -> dict[str
         "decoder_intermediate_size": MLP_RATIO * size.decoder_width,
         "norm_pix_loss": True,
     } | ({"id2label": labels, "label2id": {n: int(i) for i, n in labels.items()}} if labels else {})
+
+
+def preprocessor_config(config: ModelConfig) -> dict[str, Any]:
+    """What preprocessor_config.json must hold for clips to look like those that we train on."""
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": config.image_size},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": config.image_size, "width": config.image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
 
 
 def _rename(name: str, prefixes: Mapping[str, str], in_block: Mapping[str, str]) -> str:

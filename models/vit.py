@@ -1,4 +1,4 @@
-"""The vision transformer of VideoMAE (Tong et al. 2022): tubelet embedding, blocks, sizes.
+"""The transformers: tubelet embedding, positions, sizes; VideoMAE's (Tong et al. 2022) by default.
 
 Letters: B clips, N = t * h * w tokens, K visible tokens, Q queries, D width,
 P = 1536 values of a token. Parameters carry VideoMAE's names, so that checkpoints interchange.
@@ -6,29 +6,32 @@ P = 1536 values of a token. Parameters carry VideoMAE's names, so that checkpoin
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+import torch
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
-from mgm_dali.models.attention import Attention
+from mgm_dali.models.block import Block, make_blocks, run_block
+from mgm_dali.models.linear import linear
 from mgm_dali.models.patches import CHANNELS, take_tokens
-from mgm_dali.models.position import sinusoid_table
+from mgm_dali.models.position import (
+    position_grid,
+    sinusoid_table,
+    space_time_table,
+    stretch_table,
+)
+from mgm_dali.models.timesformer import DividedBlock, group_tokens
 
 __all__ = [
     "BACKBONES",
-    "Block",
     "TokenTrunk",
     "TubeletEmbed",
     "ViTSize",
     "add_position",
     "check_video",
-    "make_blocks",
+    "fixed_positions",
 ]
-
-NORM_EPSILON = 1e-6
-MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class ViTSize:
     num_heads: int
     decoder_width: int
     decoder_heads: int
+    learned_positions: bool = False
 
 
 BACKBONES: dict[str, ViTSize] = {
@@ -47,8 +51,20 @@ BACKBONES: dict[str, ViTSize] = {
     "vit_tiny": ViTSize(width=192, depth=12, num_heads=3, decoder_width=96, decoder_heads=3),
     "vit_small": ViTSize(width=384, depth=12, num_heads=6, decoder_width=192, decoder_heads=3),
     "vit_base": ViTSize(width=768, depth=12, num_heads=12, decoder_width=384, decoder_heads=6),
+    "vit_large": ViTSize(width=1024, depth=24, num_heads=16, decoder_width=512, decoder_heads=8),
+    "vit_huge": ViTSize(width=1280, depth=32, num_heads=16, decoder_width=640, decoder_heads=8),
+    # The paper names TimeSformer's authors and no more. Here it has VideoMAE's tubelets, so that
+    # masks mean the same, no class token, for a classifier pools, and no bias on keys.
+    "timesformer_base": ViTSize(
+        width=768,
+        depth=12,
+        num_heads=12,
+        decoder_width=384,
+        decoder_heads=6,
+        learned_positions=True,
+    ),
 }
-"""Every backbone by its name in `ModelConfig.name`; small and base are VideoMAE's."""
+"""Every backbone by its name in `ModelConfig.name`; small to huge are VideoMAE's."""
 
 
 class TubeletEmbed(nn.Module):
@@ -67,60 +83,58 @@ class TubeletEmbed(nn.Module):
         """`[B, K, P]` to `[B, K, D]`."""
         # [D c p0 p1 p2] to [D (p0 p1 p2 c)], the order `patchify` cuts in
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
-        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a two-layer perceptron with exact GELU."""
-
-    def __init__(self, width: int, num_heads: int, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.attn = Attention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.mlp = Mlp(width, MLP_RATIO * width)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """`[B, N, D]` to `[B, N, D]`, or to `[B, Q, D]`: only the last `num_queries` tokens."""
-        tail: Tensor = x if num_queries is None else x[:, -num_queries:]
-        tail = tail + self.drop_path(self.attn(self.norm1(x), num_queries))
-        tail = tail + self.drop_path(self.mlp(self.norm2(tail)))
-        return tail
-
-
-def make_blocks(depth: int, width: int, num_heads: int, drop_path: float) -> nn.ModuleList:
-    """Blocks whose stochastic depth rises linearly from 0 in the first to `drop_path`."""
-    rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
-    return nn.ModuleList(Block(width, num_heads, rate) for rate in rates)
+        return linear(patches.to(weight.dtype), weight, self.proj.bias)
 
 
 class TokenTrunk(nn.Module):
-    """What the autoencoder and the classifier share: embedding, fixed positions, blocks."""
+    """What the autoencoder and the classifier share: embedding, positions, blocks."""
 
     position: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = BACKBONES[config.name]
-        table = sinusoid_table(token_grid(config).num_tokens, size.width)
-        self.register_buffer("position", table, persistent=False)
+        self.grid, self.position_grid = token_grid(config), position_grid(config)
+        self.learned_positions = size.learned_positions
+        self.is_divided = config.attention == "divided"
+        self.checkpoint_activations = False
         self.patch_embed = TubeletEmbed(size.width)
-        self.blocks = make_blocks(size.depth, size.width, size.num_heads, config.drop_path)
+        if size.learned_positions:
+            t, h, w = self.position_grid
+            self.pos_embed = nn.Parameter(torch.zeros(1, h * w, size.width))
+            self.time_embed = nn.Parameter(torch.zeros(1, t, size.width))
+            trunc_normal_(self.pos_embed, std=0.02)
+        else:
+            self.register_buffer("position", fixed_positions(config, size.width), persistent=False)
+        block = DividedBlock if self.is_divided else Block
+        self.blocks = make_blocks(size.depth, size.width, size.num_heads, config.drop_path, block)
+
+    def positions(self) -> Tensor:
+        """The position codes of all tokens of the clip, `[N, D]`."""
+        if not self.learned_positions:
+            return self.position
+        table = space_time_table(self.pos_embed, self.time_embed)
+        return stretch_table(table, self.position_grid, self.grid)
 
     def encode_tokens(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
         """`[B, N, P]` to `[B, K, D]`: the tokens of `index` `[B, K]` through the blocks, or all.
 
         Tokens are taken before they are embedded: the same numbers as after, for less work.
         """
-        x: Tensor
-        if index is None:
-            x = add_position(self.patch_embed(patches), self.position)
-        else:
-            x = add_position(self.patch_embed(take_tokens(patches, index)), self.position[index])
+        position = self.positions()
+        if index is not None:
+            patches, position = take_tokens(patches, index), position[index]
+        x = add_position(self.patch_embed(patches), position)
+        groups = (group_tokens(self.grid, index),) if self.is_divided else ()
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x, *groups, checkpointed=self.checkpoint_activations)
         return x
+
+
+def fixed_positions(config: ModelConfig, width: int) -> Tensor:
+    """VideoMAE's position codes `[N, D]` of all tokens, stretched where they are another clip's."""
+    source = position_grid(config)
+    return stretch_table(sinusoid_table(source.num_tokens, width), source, token_grid(config))
 
 
 def add_position(x: Tensor, position: Tensor) -> Tensor:

@@ -5,102 +5,128 @@
 """
 
 import argparse
-import json
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mgm_dali.config import ModelConfig
-from mgm_dali.errors import UserError
-from mgm_dali.models.huggingface import from_huggingface, is_huggingface
-from mgm_dali.models.vit import BACKBONES
+from mgm_dali.models.huggingface import (
+    KEY_BIAS,
+    from_huggingface,
+    huggingface_origins,
+    is_huggingface,
+)
+from mgm_dali.models.written_for import (
+    WeightsError,
+    WrittenFor,
+    read_arguments,
+    read_description,
+    read_model_config,
+)
 
 __all__ = [
     "CONFIG_NAME",
+    "LEARNED_ON",
     "FoundWeights",
     "WeightsError",
-    "WrittenFor",
     "newest_weights",
     "read_model_config",
     "read_weights",
 ]
 
 CONFIG_NAME = "config.json"
+LEARNED_ON = "learned_on"
+"""Key of a .safetensors' metadata that says `images` where no clip's positions were learned."""
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONTAINERS = ("model", "module", "state_dict")
-_WRAPPERS = ("module.", "_orig_mod.", "backbone.")
+_WRAPPERS = re.compile(r"^((module|_orig_mod|backbone)\.)+")
 """What DistributedDataParallel, torch.compile and detection frameworks put before a name."""
-
-
-class WeightsError(UserError):
-    """Weights cannot be read, or do not fit the network that asks for them."""
-
-
-@dataclass(frozen=True)
-class WrittenFor:
-    """What shapes do not tell: the network that the config.json beside the weights describes."""
-
-    path: Path
-    num_heads: int
-    decoder_heads: int
-    num_frames: int
-    image_size: int
-    activation: str = "gelu"
-    normalised_target: bool = True
+_TRUNK = ("patch_embed.", "blocks.", "norm.", "pos_embed", "time_embed")
 
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """One file's tensors by VideoMAE's pretraining names, and its config.json if it has one."""
+    """One file's tensors by VideoMAE's pretraining names, and what is known about them."""
 
     path: Path
     tensors: dict[str, Tensor]
+    origins: dict[str, str]
+    """The names in the file that each tensor was made of."""
+    ignored: dict[str, str]
+    """Entries of the file that no network reads, by their names there, and why."""
     written_for: WrittenFor | None
+    learned_on_images: bool = False
+    """Whether they know of no clip's positions."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """What was done to those tensors that are not as they stand in the file."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Tensors that are never taken, and why."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether these are an image network's, whose patch embedding is `[D, 3, p, p]`."""
+        embedding = self.tensors.get("encoder.patch_embed.proj.weight")
+        return embedding is not None and embedding.ndim == 4
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What one file holds, as it stands there."""
+
+    tensors: dict[str, Tensor]
+    others: dict[str, str]
+    """Entries that are no tensors of the network, and what they are."""
+    written_for: WrittenFor | None = None
+    learned_on_images: bool = False
 
 
 def read_weights(source: Path) -> FoundWeights:
-    """Reads a run folder (its newest weights), a Hugging Face folder or a file.
+    """Reads a run folder (its newest weights), a folder of Hugging Face or timm, or a file.
 
     Raises `WeightsError` if there is nothing, or nothing that can be read as plain tensors.
     """
     path = newest_weights(source)
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    described = path.with_name(CONFIG_NAME)
+    written_for = content.written_for
     # Official .pth files come alone: a config.json that lies beside one is of something else.
-    described = path.suffix in (".safetensors", ".bin")
-    written_for = _read_written_for(path.with_name(CONFIG_NAME)) if described else None
-    return FoundWeights(path, _official_names(tensors), written_for)
-
-
-def read_model_config(path: Path) -> ModelConfig:
-    """The `ModelConfig` that was kept beside our weights; raises `WeightsError`."""
-    tree = _read_json(path)
-    try:
-        return ModelConfig.model_validate(tree)
-    except ValueError as error:  # pydantic's, whose text names the key and the value
-        problem = " ".join(str(error).split())
-        raise WeightsError(
-            f"{path}: is not a model configuration of ours: {problem}; "
-            "the config.json that was written beside the weights is needed"
-        ) from None
+    if path.suffix in (".safetensors", ".bin") and described.is_file():
+        written_for = read_description(described)
+    plain = {name: tensor for name, tensor in content.tensors.items() if _is_plain(tensor)}
+    bare = _unwrapped(plain, path)
+    origins = {name: [name] for name in bare}
+    tensors = {name: plain[key] for name, key in bare.items()}
+    if is_huggingface(tensors):
+        origins, tensors = huggingface_origins(tensors), from_huggingface(tensors)
+    used = {bare[name] for parts in origins.values() for name in parts}
+    no_effect = dict.fromkeys(plain.keys() - used, KEY_BIAS)
+    unread = dict.fromkeys(content.tensors.keys() - plain.keys(), "no plain floating-point tensor")
+    return FoundWeights(
+        path,
+        {_official(name): tensor for name, tensor in tensors.items()},
+        {_official(name): " + ".join(bare[part] for part in origins[name]) for name in tensors},
+        {key: no_effect[key] for key in plain if key in no_effect} | unread | content.others,
+        written_for,
+        content.learned_on_images,
+    )
 
 
 def newest_weights(source: Path) -> Path:
-    """The file itself, a run folder's newest weights, or a Hugging Face folder's only ones.
+    """The file itself, a run folder's newest weights, or the only ones of another folder.
 
     Raises `WeightsError` if there is none.
     """
     if source.is_file():
         return source
     if not source.is_dir():
-        raise WeightsError(f"{source}: no such file or folder; check model.init")
+        raise WeightsError(f"{source}: no such file or folder; check the path of the weights")
     for folder in (source / "weights", source):
         steps = {
             int(match[1]): path
@@ -112,21 +138,28 @@ def newest_weights(source: Path) -> Path:
     for name in _FOLDER_FILES:
         if (source / name).is_file():
             return source / name
+        if (source / f"{name}.index.json").is_file():
+            raise WeightsError(
+                f"{source}: holds weights in several files, and only whole ones are read; save "
+                "them in one: save_pretrained(folder, max_shard_size='50GB')"
+            )
     raise WeightsError(
         f"{source}: holds no weights; expected weights/step-N.safetensors (a run folder) or "
-        f"{' or '.join(_FOLDER_FILES)} (a Hugging Face folder)"
+        f"{' or '.join(_FOLDER_FILES)} (a folder of Hugging Face or timm)"
     )
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> _Content:
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            learned_on = (file.metadata() or {}).get(LEARNED_ON)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be read: {error}; copy or save it again") from None
-    return tensors
+    return _Content(tensors, {}, learned_on_images=learned_on == "images")
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> _Content:
     """A .pth file by torch's restricted unpickler, which builds plain data and runs nothing.
 
     Official checkpoints also hold their command line, an `argparse.Namespace`: a bag of values
@@ -145,58 +178,41 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # broken bytes make the unpickler fail in every way there is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
-    for name in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected named tensors, found a {type(content).__name__}")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    bare = {}
-    for name, tensor in tensors.items():
-        for wrapper in _WRAPPERS:
-            name = name.removeprefix(wrapper)
-        bare[name] = tensor
-    if is_huggingface(bare):
-        bare = from_huggingface(bare)
-    trunk = ("patch_embed.", "blocks.", "norm.")
-    return {f"encoder.{n}" if n.startswith(trunk) else n: tensor for n, tensor in bare.items()}
-
-
-def _read_written_for(path: Path) -> WrittenFor | None:
-    """The network of a config.json: ours, or Hugging Face's, whose own defaults fill gaps."""
-    if not path.is_file():
-        return None
-    tree = _read_json(path)
-    if "model_type" not in tree:
-        config = read_model_config(path)
-        size = BACKBONES[config.name]
-        return WrittenFor(
-            path, size.num_heads, size.decoder_heads, config.num_frames, config.image_size
-        )
-    if tree["model_type"] != "videomae":
-        raise WeightsError(f"{path}: is for {tree['model_type']!r}; only 'videomae' can be read")
-    return WrittenFor(
-        path,
-        num_heads=tree.get("num_attention_heads", 12),
-        decoder_heads=tree.get("decoder_num_attention_heads", 6),
-        num_frames=tree.get("num_frames", 16),
-        image_size=tree.get("image_size", 224),
-        activation=tree.get("hidden_act", "gelu"),
-        normalised_target=tree.get("norm_pix_loss", True),
+    container = next((n for n in _CONTAINERS if isinstance(content.get(n), Mapping)), None)
+    entries: Mapping[Any, Any] = content if container is None else content[container]
+    arguments = content.get("args")
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    others = {str(name): "no tensor" for name, v in entries.items() if not isinstance(v, Tensor)}
+    if container is not None:
+        others |= {str(name): "not the weights" for name in content if name != container}
+    return _Content(
+        {str(name): value for name, value in entries.items() if isinstance(value, Tensor)},
+        others,
+        read_arguments(arguments, path) if isinstance(arguments, Mapping) else None,
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; it is written beside a run's weights") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise WeightsError(f"{path}: expected a JSON object, found {type(tree).__name__}")
-    return tree
+def _unwrapped(names: Iterable[str], path: Path) -> dict[str, str]:
+    """The name in the file of each tensor by its name without wrappers."""
+    bare: dict[str, str] = {}
+    for key in names:
+        name = _WRAPPERS.sub("", key)
+        if name in bare:
+            raise WeightsError(f"{path}: {bare[name]} and {key} are the same parameter; keep one")
+        bare[name] = key
+    return bare
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether every element is there, as a floating-point number in memory of its own."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.is_floating_point() and tensor.numel() <= stored
+
+
+def _official(name: str) -> str:
+    return f"encoder.{name}" if name.startswith(_TRUNK) else name

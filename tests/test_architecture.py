@@ -41,7 +41,7 @@ LAYERS = {
 }
 TOP = {
     *("report", "demo", "demo_videos", "demo_scenes", "doctor", "cli", "data_commands"),
-    *("saliency_command", "index_table"),
+    *("saliency_command", "index_table", "weights_commands"),
 }
 LIBRARIES = {
     # heavy library: the only files or folders that may import it
@@ -198,4 +198,4 @@ def test_the_readme_names_every_command():
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in app.registered_commands:
-        assert f"mgm-dali {command.callback.__name__}" in readme
+        assert f"mgm-dali {command.name or command.callback.__name__}" in readme

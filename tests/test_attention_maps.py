@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from networks import normal_clip, randomised, tiny_config
 
-from mgm_dali.models import attention, build_autoencoder, build_classifier
+from mgm_dali.models import build_autoencoder, build_classifier
+from mgm_dali.models.attention import use_kernel
 from mgm_dali.models.attention_maps import attention_map
+from mgm_dali.models.kernels import ATTENTION_KERNELS
 
 NETWORKS = {
     "autoencoder": lambda: build_autoencoder(tiny_config()),
@@ -28,11 +30,12 @@ def test_the_map_is_what_the_fused_kernel_computes_with(network, layer, monkeypa
     video, query = normal_clip(network.config), 21
     caught = []
 
-    def attend(q, k, v):
+    def attend(q, k, v, allowed):
         caught.append((q, k))
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, allowed)
 
-    monkeypatch.setattr(attention, "attend", attend)
+    monkeypatch.setitem(ATTENTION_KERNELS, "sdpa", attend)
+    use_kernel(network, "sdpa")
     with torch.no_grad():
         run_whole(network, video)
     q, k = caught[layer]

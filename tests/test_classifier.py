@@ -32,13 +32,16 @@ def test_logits_are_the_head_on_the_normalised_mean_of_all_tokens(name: str) -> 
     torch.testing.assert_close(classifier.features(video), normalised, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("vit_small", 22.03), ("vit_base", 86.53)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("vit_small", 22.03), ("vit_base", 86.53), ("vit_large", 304.27), ("vit_huge", 632.12)],
+)
 def test_size_is_the_published_one(name: str, millions: float) -> None:
     with torch.device("meta"):
         classifier = build_classifier(ModelConfig(name=name, num_classes=400))
     count = sum(parameter.numel() for parameter in classifier.parameters())
     assert round(count / 1e6, 2) == millions
-    assert len(classifier.state_dict()) == 162
+    assert len(classifier.state_dict()) == 6 + 13 * BACKBONES[name].depth
 
 
 def test_without_num_classes_the_error_says_what_to_set() -> None:
@@ -92,10 +95,11 @@ def test_timm_gives_videomaes_layers(name: str) -> None:
             key = names[id(parameter)]
             seen.append(key)
             layer = depth + 1
-            if key.startswith("patch_embed."):
+            if key.startswith(("patch_embed.", "pos_embed", "time_embed")):
                 layer = 0
             elif key.startswith("blocks."):
                 layer = int(key.split(".")[1]) + 1
             assert group["lr_scale"] == pytest.approx(decay ** (depth + 1 - layer)), key
-            assert group["weight_decay"] == (0.0 if parameter.ndim == 1 else 0.05), key
+            decays = parameter.ndim > 1 and key not in ("pos_embed", "time_embed")
+            assert group["weight_decay"] == (0.05 if decays else 0.0), key
     assert sorted(seen) == sorted(names.values())

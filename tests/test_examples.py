@@ -29,7 +29,8 @@ def run(folder, *command):
 
 
 def test_the_plain_loop_goes_through_its_epochs(moving_shapes, tmp_path):
-    said = run(tmp_path, ROOT / "examples/plain_loop.py", moving_shapes, "model.image_size=64")
+    small = ("model.image_size=64", "model.num_frames=4", "data.num_workers=1")
+    said = run(tmp_path, ROOT / "examples/plain_loop.py", moving_shapes, *small)
     lines = said.splitlines()
     assert "PyAV" in lines[0] and len(lines) == 4
     first, *_, last = (float(line.split()[3]) for line in lines[1:])

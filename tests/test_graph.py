@@ -81,13 +81,17 @@ def feed_for(manifest, crop, repeats):
 
 
 def run(feed):
-    """The next batch of a new pipeline."""
+    """The next batch of a new pipeline, and what the feed has sent for each of its videos."""
     placement = choose_placement(feed.config, feed.manifest, needs_motion=True)
-    outputs = clip_pipeline(feed, placement, read_here(feed)).run()
-    return {
+    batch = next(read_here(feed))
+    outputs = clip_pipeline(feed, placement, iter([batch])).run()
+    found = {
         name: np.array(output.as_tensor())
         for name, output in zip(GRAPH_OUTPUTS, outputs, strict=True)
     }
+    return found, [
+        dict(zip(feed.outputs, arrays, strict=True)) for arrays in zip(*batch, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +112,7 @@ def epochs(manifest):
     for crop in CROPS:
         for repeats in REPEATS:
             feed = feed_for(manifest, crop, repeats)
-            outputs, reads = run(feed), feed.reads.copy()
-            samples = map(feed.sample, range(len(SIZES)))
-            sent = [dict(zip(feed.outputs, arrays, strict=True)) for arrays in samples]
-            found[crop, repeats] = Epoch(outputs, sent, reads)
+            found[crop, repeats] = Epoch(*run(feed), feed.reads)
     return found
 
 
@@ -240,8 +241,7 @@ def test_an_unflipped_crop_of_the_clips_own_size_is_the_identity(manifest, monke
     decoding = Decoding(255, np.arange(NUM_FRAMES), (cut,))
     monkeypatch.setattr(feed_module, "training_decoding", lambda *_: decoding)
     feed = feed_for(manifest, "center", 1)
-    outputs = run(feed)
-    sent = dict(zip(feed.outputs, feed.sample(0), strict=True))
+    outputs, (sent, *_) = run(feed)
     assert sent["pixels"].shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE)
     np.testing.assert_array_equal(outputs["motion"][0], sent["motion"][:, :CELLS, :CELLS] / 4)
     whole = sent["pixels"][:, :IMAGE_SIZE, :IMAGE_SIZE].transpose(3, 0, 1, 2)

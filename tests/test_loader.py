@@ -52,7 +52,7 @@ def moving_square(tmp_path_factory):
 def config_for(manifest, **sections):
     defaults = {
         "device": "cpu",
-        "data": {"train": manifest, "val": manifest, "num_workers": 0},
+        "data": {"train": manifest, "val": manifest, "num_workers": 0, "prefetch_batches": 1},
         "clip": {"stride_frames": 2},
         "model": {"name": "vit_micro", "num_frames": 8, "image_size": 112},
         "training": {"batch_size": 16},
@@ -141,10 +141,17 @@ def clips_by_row(batches):
     return found
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (3, 0), (1, 2), (2, 1)])
-def test_clips_are_the_same_for_any_number_of_ranks_and_workers(moving_shapes, world_size, workers):
+@pytest.fixture(scope="module")
+def alone(moving_shapes):
+    """An epoch as one rank reads it by itself."""
     config = config_for(moving_shapes, model={"image_size": 64}, augment={"flip": True})
-    alone = clips_by_row(batches_of(config, "pretrain", Share(12), 2))
+    return clips_by_row(batches_of(config, "pretrain", Share(12), 2))
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(2, 0), (3, 0), (1, 2), (2, 1)])
+def test_clips_are_the_same_for_any_number_of_ranks_and_workers(
+    moving_shapes, alone, world_size, workers
+):
     config = config_for(
         moving_shapes,
         model={"image_size": 64},
@@ -172,7 +179,7 @@ def test_a_loader_that_starts_later_goes_on_exactly_there(moving_shapes):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_gives_every_view_once_and_marks_fillers(moving_shapes, world_size):
-    config = config_for(moving_shapes, model={"image_size": 64})
+    config = config_for(moving_shapes, model={"image_size": 64, "num_frames": 2})
     views = EvaluationConfig(num_segments=2, num_crops=3)
     config = config.model_copy(update={"evaluation": views})
     seen, lengths = [], set()

@@ -58,9 +58,10 @@ def test_small_masks_equal_the_reference_for_every_option_and_motion(strategy, g
 @pytest.mark.parametrize("grid", LARGE, ids=str)
 @pytest.mark.parametrize("strategy", MASKS)
 def test_masks_of_the_sizes_in_use_equal_the_reference(strategy, grid):
-    made = holes(grid, 1, seed=3)
-    for number, options in enumerate(OPTIONS.get(strategy, [{}])[-2:]):
-        config = MaskConfig(strategy=strategy, ratio=RATIOS[number], **options)
+    """The options of a strategy are dealt out over the sizes, each to one or two."""
+    made, place, options = holes(grid, 1, seed=3), LARGE.index(grid), OPTIONS.get(strategy, [{}])
+    for chosen in options[place % len(options) :: len(LARGE)]:
+        config = MaskConfig(strategy=strategy, ratio=RATIOS[place % 2], **chosen)
         assert_equal_to_reference(made, seeds(1, 3), grid, config)
 
 

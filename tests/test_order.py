@@ -86,12 +86,13 @@ def manifest(tmp_path_factory):
     return read_manifest(path)
 
 
+WORLD_SIZES = (1, 2, 3, 4, 7, 12, 16)
 SPLITS = [(size, world) for world in range(1, 17) for size in range(1, 49) if size * world == 48]
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3, 4])
 def test_the_same_global_batch_is_the_same_clips_however_it_is_split(manifest, repeats):
-    forwards, compared = 4, 0
+    forwards, compared = 2, 0
     alone = list(facts_of(manifest, repeats, Share(48), forwards))
     for batch_size, world_size in SPLITS:
         if batch_size % repeats:
@@ -108,7 +109,7 @@ def test_the_same_global_batch_is_the_same_clips_however_it_is_split(manifest, r
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3, 4])
-@pytest.mark.parametrize("world_size", range(1, 17))
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_every_clip_of_every_repeat_comes_once_an_epoch(manifest, repeats, world_size):
     for decodings in (1, 3):
         share = decodings * repeats

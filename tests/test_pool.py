@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mgm_dali.config import RunConfig
+from mgm_dali.config import EvaluationConfig, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines.feed import ClipFeed
@@ -87,8 +87,13 @@ def config_for(manifest, **data):
     )
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("prefetch", [1, 4])
+SLOW = pytest.mark.slow  # what lies between the fewest and the most
+
+
+@pytest.mark.parametrize(
+    ("workers", "prefetch"),
+    [(1, 1), (3, 4), pytest.param(1, 4, marks=SLOW), pytest.param(3, 1, marks=SLOW)],
+)
 def test_batches_of_workers_are_those_that_are_read_here(moving_shapes, workers, prefetch):
     config = config_for(moving_shapes, num_workers=workers, prefetch_batches=prefetch)
     feed = ClipFeed(read_manifest(moving_shapes), config, "pretrain", Share(5))
@@ -124,7 +129,8 @@ def test_a_loader_that_is_dropped_ends_its_processes(moving_shapes):
 
 
 def test_two_loaders_at_once_do_not_disturb_each_other(moving_shapes):
-    config = config_for(moving_shapes)
+    views = EvaluationConfig(num_segments=2, num_crops=1)
+    config = config_for(moving_shapes, num_workers=1).model_copy(update={"evaluation": views})
 
     def rows(loader):
         return [batch.index.tolist() for batch in loader]
@@ -138,15 +144,15 @@ def test_two_loaders_at_once_do_not_disturb_each_other(moving_shapes):
             trained.append(batch.index.tolist())
             judged.append(rows(val))
     assert all(views == judged[0] for views in judged)
-    with make_loader(config, "pretrain", Share(12)) as alone:
+    with make_loader(config_for(moving_shapes, num_workers=0), "pretrain", Share(12)) as alone:
         assert rows(alone) == trained
 
 
 def test_loaders_made_again_and_again_leave_no_files_open(moving_shapes):
     config = config_for(moving_shapes, num_workers=1)
     open_files = []
-    for _ in range(4):
-        with make_loader(config, "pretrain", Share(4)) as loader:
+    for _ in range(3):
+        with make_loader(config, "pretrain", Share(2)) as loader:
             next(iter(loader))
         del loader
         gc.collect()
@@ -156,16 +162,17 @@ def test_loaders_made_again_and_again_leave_no_files_open(moving_shapes):
 
 def test_a_large_batch_needs_no_open_file_for_each_clip(moving_shapes):
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    config = config_for(moving_shapes, num_workers=1)
+    config = config_for(moving_shapes, num_workers=1, prefetch_batches=1)
     with make_loader(config, "pretrain", Share(96)) as loader:
         next(iter(loader))
         assert len(os.listdir("/proc/self/fd")) < before + 40  # noqa: PTH208
 
 
 def test_an_interrupt_while_waiting_loses_no_batch(moving_shapes, monkeypatch):
-    config = config_for(moving_shapes)
+    config = config_for(moving_shapes, num_workers=0)
     with make_loader(config, "pretrain", Share(4)) as loader:
         expected = [batch.index.tolist() for batch in islice(loader.endless(), 8)]
+    config = config_for(moving_shapes, num_workers=1)
     with make_loader(config, "pretrain", Share(4)) as loader:
         batches = loader.endless()
         found = [next(batches).index.tolist() for _ in range(2)]
@@ -183,7 +190,7 @@ def _raise(error):
 
 
 def test_whoever_waits_for_a_closed_pool_hears_of_it(moving_shapes):
-    config = config_for(moving_shapes)
+    config = config_for(moving_shapes, num_workers=1)
     pool = ClipPool(ClipFeed(read_manifest(moving_shapes), config, "pretrain", Share(4)))
     next(pool)
     threading.Timer(0.3, pool.close).start()
@@ -194,6 +201,7 @@ def test_whoever_waits_for_a_closed_pool_hears_of_it(moving_shapes):
 
 def test_a_relative_manifest_is_found_whoever_changes_the_folder(moving_shapes, monkeypatch):
     monkeypatch.chdir(moving_shapes.parent)
-    with make_loader(config_for(moving_shapes.name), "pretrain", Share(24)) as loader:
+    config = config_for(moving_shapes.name, num_workers=1, prefetch_batches=1)
+    with make_loader(config, "pretrain", Share(24)) as loader:
         monkeypatch.chdir("/")
         assert len(next(iter(loader))) == 24 and not loader.skipped

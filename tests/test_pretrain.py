@@ -1,10 +1,12 @@
 """Pretraining with the options of masks: what is predicted, and how masks are computed."""
 
 import pytest
+import training_runs
 from torch._inductor.exc import InductorError
+from training_runs import losses_of
 from videos import Clip
 
-from mgm_dali.config import RunConfig
+from mgm_dali.config import MaskConfig
 from mgm_dali.errors import UserError
 from mgm_dali.training import pretrain as pretrain_module
 from mgm_dali.training.metrics import read_metrics
@@ -15,26 +17,8 @@ from mgm_dali.video.reader import probe
 
 def config_for(manifest, output, **mask):
     """Two steps on the small videos: 4 slices of 16 tokens, 12 of them hidden."""
-    return RunConfig.model_validate(
-        {
-            "output_dir": output,
-            "device": "cpu",
-            "data": {"train": manifest, "num_workers": 0},
-            "clip": {"stride_frames": 2},
-            "mask": mask,
-            "model": {"name": "vit_micro", "num_frames": 8, "image_size": 64, "decoder_depth": 1},
-            "training": {
-                "max_steps": 2,
-                "batch_size": 4,
-                "precision": "fp32",
-                "checkpoint_every_steps": 2,
-            },
-        }
-    )
-
-
-def losses_of(run):
-    return [metrics["loss"] for metrics in read_metrics(run / "metrics.jsonl")]
+    config = training_runs.config_for(manifest, output, max_steps=2, base_lr=1.5e-4)
+    return config.model_copy(update={"mask": MaskConfig(**mask)})
 
 
 @pytest.fixture(scope="module")

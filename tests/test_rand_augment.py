@@ -139,8 +139,8 @@ def test_feed_and_graph_number_the_same_operations():
 def test_every_operation_gives_the_pixels_of_timms(name, monkeypatch):
     agreement = AGREEMENT[name]
     cases = [
-        (textured(2, *size), magnitude, sign)
-        for size in SIZES
+        (clip, magnitude, sign)
+        for clip in (textured(2, *size) for size in SIZES)
         for magnitude in MAGNITUDES
         for sign in ((1, -1) if name in SIGNED else (1,))
     ]

@@ -22,6 +22,7 @@ from mgm_dali.training.pretrain import pretrain
 from mgm_dali.video.manifest import read_manifest, write_manifest
 
 QUICK = {"dpi": 50, "masks": ("tube", "motion_guided")}
+SHORT = ["model.num_frames=4"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def sources(odd_files, runs, moving_shapes):
 @pytest.mark.parametrize("pattern", ["h264_*.mp4", "hevc_*.mp4", "vp9_*.webm"])
 def test_a_video_of_any_codec_is_drawn(odd_files, tmp_path, pattern):
     path = sorted(odd_files.rglob(pattern))[0]
-    written = show(path, tmp_path, ShowOptions(**QUICK))
+    written = show(path, tmp_path, ShowOptions(SHORT, **QUICK))
     assert [file.name for file in written] == ["motion.png", "motion-wheel.png", "masks.png"]
     for file in written:
         with Image.open(file) as picture:
@@ -76,15 +77,15 @@ def test_a_video_of_any_codec_is_drawn(odd_files, tmp_path, pattern):
 def test_the_row_asked_for_is_drawn(moving_shapes, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setitem(CLIP_FIGURES, "motion", lambda subject: drawn.append(subject) or {})
-    show(moving_shapes, tmp_path, ShowOptions(row=3, figures=("motion",)))
-    show(moving_shapes, tmp_path, ShowOptions(figures=("motion",)))
+    show(moving_shapes, tmp_path, ShowOptions(SHORT, row=3, figures=("motion",)))
+    show(moving_shapes, tmp_path, ShowOptions(SHORT, figures=("motion",)))
     manifest = read_manifest(moving_shapes)
     assert [subject.clip.video for subject in drawn] == [manifest[3], manifest[0]]
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4"])
 def test_every_figure_with_time_becomes_a_film(runs, odd_files, tmp_path, kind):
-    short = ["model.num_frames=2"]
+    short = ["model.num_frames=2", "model.position_frames=8"]
     options = ShowOptions(short, weights=runs / "pretrained", animate=kind, **QUICK)
     written = show(sorted(odd_files.rglob("h264_*.mp4"))[0], tmp_path, options)
     films = [path for path in written if path.suffix == f".{kind}"]
@@ -103,7 +104,7 @@ def test_a_run_is_drawn(moving_shapes, tmp_path):
             "device": "cpu",
             "data": {"train": moving_shapes, "num_workers": 0},
             "clip": {"stride_frames": 2},
-            "model": {"name": "vit_micro", "num_frames": 8, "image_size": 64, "decoder_depth": 1},
+            "model": {"name": "vit_micro", "num_frames": 4, "image_size": 64, "decoder_depth": 1},
             "training": {"max_steps": 2, "batch_size": 4},
         }
     )

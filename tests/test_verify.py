@@ -34,11 +34,18 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     )
 
 
+@pytest.fixture(scope="module")
+def whole(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole store, which nobody may harm."""
+    folder = tmp_path_factory.mktemp("whole") / "motion"
+    extract(manifest, folder, Recipe(), num_workers=1)
+    return folder
+
+
 @pytest.fixture
-def folder(manifest: Manifest, tmp_path: Path) -> Path:
-    """A whole store."""
-    extract(manifest, tmp_path / "motion", Recipe(), num_workers=1)
-    return tmp_path / "motion"
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A whole store of the test's own."""
+    return Path(shutil.copytree(whole, tmp_path / "motion"))
 
 
 def flip_a_bit(folder: Path, frame: int) -> None:
@@ -78,14 +85,19 @@ def test_ranks_share_the_checks(manifest: Manifest, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("frame", [0, NUM_FRAMES // 2, NUM_FRAMES - 1])
-def test_a_flipped_bit_is_found_and_repaired(manifest: Manifest, folder: Path, frame: int) -> None:
+def test_a_flipped_bit_of_any_frame_is_found(manifest: Manifest, folder: Path, frame: int) -> None:
     flip_a_bit(folder, frame)
-    sound, found = check(manifest, folder)
-    assert sound == NUM_VIDEOS - 1 and list(found) == ["damaged"]
+    report = verify(manifest, folder, num_workers=1)
+    ((_, reason),) = report.found["damaged"]
+    assert report.sound == NUM_VIDEOS - 1 and f"frame {frame} is broken" in reason
+
+
+def test_what_is_found_is_listed_and_repaired(manifest: Manifest, folder: Path) -> None:
+    flip_a_bit(folder, 10)
     error = call(manifest, folder, "--verify")
     assert isinstance(error, UserError)
     assert f"extract {manifest.path} -o {folder} --repair` replaces what is damaged" in str(error)
-    assert f"frame {frame} is broken" in (folder / "damaged-0.csv").read_text()
+    assert "frame 10 is broken" in (folder / "damaged-0.csv").read_text()
     assert call(manifest, folder, "--repair") is None
     assert call(manifest, folder, "--verify") is None
     assert not (folder / "damaged-0.csv").exists()
@@ -142,12 +154,14 @@ def test_a_wrong_manifest_costs_no_record(manifest: Manifest, folder: Path, tmp_
 
 
 def test_a_reader_that_is_too_slow_or_cannot_run_costs_no_record(
-    manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_manifest(tmp_path / "two.csv", list(manifest)[:2], ())
+    two = read_manifest(tmp_path / "two.csv")
     monkeypatch.setattr("mgm_dali.motion.verify.seconds_allowed", lambda *_: 0.0)
-    sound, found = check(manifest, folder)
-    assert sound < NUM_VIDEOS and list(found) == ["unchecked"]
-    assert "not whole yet" in str(call(manifest, folder, "--repair"))
+    sound, found = check(two, folder)
+    assert sound < 2 and list(found) == ["unchecked"]
+    assert "not whole yet" in str(call(two, folder, "--repair"))
     monkeypatch.undo()
     assert check(manifest, folder) == (NUM_VIDEOS, {})
 

@@ -1,4 +1,4 @@
-"""Every key of a configuration, with its type, its range, its default and its meaning.
+"""Every key of a configuration but the network's, with its type, range, default and meaning.
 
 The values are frozen. Units live in the names; a path is relative to the folder the command runs
 in.
@@ -7,38 +7,30 @@ in.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
+
+from mgm_dali.config.model import ModelConfig
+from mgm_dali.config.section import Section
 
 __all__ = [
     "CELL_PIXELS",
-    "PATCH_PIXELS",
-    "TUBELET_FRAMES",
     "AugmentConfig",
     "ClipConfig",
     "DataConfig",
     "EvaluationConfig",
     "MaskConfig",
-    "ModelConfig",
     "MotionConfig",
     "RandAugmentConfig",
     "RunConfig",
     "TrainingConfig",
 ]
 
-PATCH_PIXELS = 16
-TUBELET_FRAMES = 2
 CELL_PIXELS = 8
 """Side of a motion cell: the smallest block whose vector the codecs report."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class DataConfig(_Frozen):
+class DataConfig(Section):
     """Where the clips come from and how they travel."""
 
     train: Path | None = None
@@ -58,7 +50,7 @@ class DataConfig(_Frozen):
     the second time the file is given up. Needs `num_workers` of 1 or more."""
 
 
-class ClipConfig(_Frozen):
+class ClipConfig(Section):
     """Which frames of a video make a clip (their number is `model.num_frames`)."""
 
     sampling: Literal["dense", "segments"] = "dense"
@@ -76,7 +68,7 @@ class ClipConfig(_Frozen):
         return self
 
 
-class RandAugmentConfig(_Frozen):
+class RandAugmentConfig(Section):
     """RandAugment (Cubuk et al. 2019): random changes of a whole clip, while finetuning.
 
     timm's and VideoMAE's `rand-m7-n4-mstd0.5-inc1` is `layers: 4` and the defaults.
@@ -92,7 +84,7 @@ class RandAugmentConfig(_Frozen):
     """Of each layer to change anything."""
 
 
-class AugmentConfig(_Frozen):
+class AugmentConfig(Section):
     """What is drawn once per clip and applied to all its frames and its motion alike."""
 
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
@@ -116,7 +108,7 @@ class AugmentConfig(_Frozen):
     """Share of the target spread over all classes (paper: 0.1)."""
 
 
-class MotionConfig(_Frozen):
+class MotionConfig(Section):
     """Where motion comes from."""
 
     source: Literal[
@@ -137,7 +129,7 @@ class MotionConfig(_Frozen):
     counts and not the background. Off: the paper takes the vectors as they are."""
 
 
-class MaskConfig(_Frozen):
+class MaskConfig(Section):
     """Which tokens are hidden while pretraining."""
 
     strategy: Literal[
@@ -178,36 +170,7 @@ class MaskConfig(_Frozen):
         return self
 
 
-class ModelConfig(_Frozen):
-    """The network; sizes by name are in mgm_dali/models/vit.py."""
-
-    name: Literal["vit_micro", "vit_tiny", "vit_small", "vit_base"] = "vit_base"
-    """The encoder; `vit_micro` is for the demo and the tests."""
-    num_frames: int = Field(16, ge=2)
-    """Frames in a clip; a multiple of 2, the tubelet's length."""
-    image_size: int = Field(224, ge=32)
-    """Height and width of a clip in pixels; a multiple of 16, the patch's side."""
-    num_classes: int | None = Field(None, ge=2)
-    """Classes of the classifier; empty takes the number named beside the training manifest."""
-    init: Path | None = None
-    """Weights to start from: a run folder, .safetensors, a Hugging Face folder, official .pth."""
-    decoder_depth: int = Field(4, ge=1)
-    """Blocks of the pretraining decoder (VideoMAE's scripts: 4 for S and B)."""
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    """Stochastic depth of the last block, rising linearly from 0 in the first."""
-    head_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier's last layer."""
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> Self:
-        if self.num_frames % TUBELET_FRAMES:
-            raise ValueError(f"num_frames: {self.num_frames} is not a multiple of {TUBELET_FRAMES}")
-        if self.image_size % PATCH_PIXELS:
-            raise ValueError(f"image_size: {self.image_size} is not a multiple of {PATCH_PIXELS}")
-        return self
-
-
-class TrainingConfig(_Frozen):
+class TrainingConfig(Section):
     """Length, batch, optimiser and what is kept."""
 
     epochs: float = Field(1.0, gt=0)
@@ -218,11 +181,22 @@ class TrainingConfig(_Frozen):
     """Clips per rank and forward pass."""
     accumulate_steps: int = Field(1, ge=1)
     """Forward passes per optimiser step; global batch = batch_size * accumulate_steps * ranks."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers the network computes in; the optimiser always keeps float32 weights. `auto` is bf16
-    on a GPU and on CPUs that have instructions for it, else fp32, which is faster there."""
-    zero_stage: Literal[0, 1, 2] = 1
-    """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too."""
+    on a GPU and on CPUs that have instructions for it, else fp32, which is faster there. `fp16`
+    (GPUs only) scales the loss, and skips and counts the steps whose gradients overflow."""
+    attention_kernel: Literal["auto", "sdpa", "flash", "cudnn", "plain", "float32"] = "auto"
+    """What computes attention: a line of `ATTENTION_KERNELS` in mgm_dali/models/kernels.py. `auto`
+    measures them at the start of a run and takes the fastest; a resumed run keeps its own. Kernels
+    differ in rounding: name one where two runs must agree bit for bit."""
+    compile: bool = False
+    """Compile the network (torch.compile). Takes a minute or so at the start."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block for the backward pass, and compute the rest again: far less
+    memory, about a third more time."""
+    zero_stage: Literal["auto", 0, 1, 2] = "auto"
+    """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too. `auto` is 1, but 0 for
+    one rank alone in fp32: there is nothing to shard, and a step is up to a third shorter."""
     base_lr: float = Field(1.5e-4, gt=0)
     """Peak learning rate for a global batch of 256; scaled linearly with the global batch, in which
     the clips of one decoding (`augment.repeats`) count once."""
@@ -246,7 +220,7 @@ class TrainingConfig(_Frozen):
     """Optimiser steps between two lines on the console; metrics.jsonl has every step."""
 
 
-class EvaluationConfig(_Frozen):
+class EvaluationConfig(Section):
     """Multi-view testing: every video is seen `num_segments * num_crops` times."""
 
     num_segments: int = Field(5, ge=1)
@@ -257,7 +231,7 @@ class EvaluationConfig(_Frozen):
     """Views per rank and forward pass."""
 
 
-class RunConfig(_Frozen):
+class RunConfig(Section):
     """Everything a run depends on; the resolved form is kept as RUN/config.yaml."""
 
     output_dir: Path = Path("runs/run")
@@ -277,7 +251,7 @@ class RunConfig(_Frozen):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
 
     @property

@@ -13,8 +13,8 @@ from mgm_dali.models import (
     LoadReport,
     build_autoencoder,
     build_classifier,
-    load_pretrained,
 )
+from mgm_dali.models.pretrained import take_weights
 from mgm_dali.models.weight_files import (
     CONFIG_NAME,
     newest_weights,
@@ -59,15 +59,15 @@ def open_network(weights: Path, config: RunConfig) -> tuple[Autoencoder | Classi
 
     Raises `WeightsError` if the weights cannot be read or do not fit `config.model`.
     """
-    tensors = read_weights(weights).tensors
+    found = read_weights(weights)
     network: Autoencoder | Classifier
-    if any(name.startswith("decoder.") for name in tensors):
+    if any(name.startswith("decoder.") for name in found.tensors):
         network = build_autoencoder(config.model)
     else:
-        head = tensors.get("head.weight")
+        head = found.tensors.get("head.weight")
         num_classes = CLASSES_NOT_LOOKED_AT if head is None else len(head)
         network = build_classifier(config.model.model_copy(update={"num_classes": num_classes}))
-    return network.eval(), load_pretrained(network, weights)
+    return network.eval(), take_weights(network, found)
 
 
 def _run_of(file: Path) -> Path:

@@ -124,13 +124,13 @@ def complete_steps(run: Path) -> list[int]:
 
 
 def _not_numbers(weights: dict[str, Tensor], step: int) -> str | None:
-    """Without ZeRO, DeepSpeed applies a gradient that is not finite, and all is lost."""
+    """A step whose gradient is not finite is left out; but weights grow too large in other ways."""
     if all(bool(weight.isfinite().all()) for weight in weights.values()):
         return None
     return (
         f"step {step}: the weights are no longer finite, so they were not saved; the checkpoint "
-        "before is intact. In a new output_dir, try a lower training.base_lr, "
-        "training.gradient_clipping=1.0 or training.zero_stage=1, which skips such steps"
+        "before is intact. In a new output_dir, try a lower training.base_lr or "
+        "training.gradient_clipping=1.0"
     )
 
 

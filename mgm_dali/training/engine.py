@@ -19,7 +19,7 @@ from mgm_dali.models import Autoencoder, Classifier
 __all__ = ["Engine", "World", "deepspeed_options", "join_world"]
 
 
-_NOT_DEEPSPEEDS = {"amp", "fp16", "optimizer", "scheduler"}
+_NOT_DEEPSPEEDS = {"amp", "optimizer", "scheduler"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
         "gradient_clipping": training.gradient_clipping,
         "zero_optimization": {"stage": training.zero_stage},
         "bf16": {"enabled": training.precision == "bf16"},
+        "fp16": {"enabled": training.precision == "fp16"},
     }
     defaults = {"steps_per_print": 10**9, "zero_force_ds_cpu_optimizer": False}
     return _merge(ours, {**defaults, **config.deepspeed}, "deepspeed")
@@ -115,20 +116,30 @@ class Engine:
             groups,
             lr=0.0,  # set before every step
             betas=config.training.betas,
-            fused=world.device.type == "cuda",
+            fused=True,
         )
+        self._optimizer, self._num_spoilt = optimizer, torch.zeros((), device=world.device)
         self._deepspeed = _import_deepspeed(world.device)
         self._engine, *_ = self._deepspeed.initialize(
             model=network,
             optimizer=optimizer,
             config=deepspeed_options(config, world),
         )
+        # Where DeepSpeed keeps float32 copies itself, it makes AdamW's state by a step of zeros.
+        # That one must not count: the true first steps would be too short by a quarter.
+        for state in optimizer.state.values():
+            state["step"].zero_()
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups: the schedule writes `lr` into them."""
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
         return groups
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps of this process that changed nothing, for their gradients were not finite."""
+        return int(self._engine.skipped_steps + self._num_spoilt)
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's output."""
@@ -145,6 +156,12 @@ class Engine:
             # Asked before the step: without ZeRO and in float32 DeepSpeed keeps no norm.
             gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
             own_norm = torch.nn.utils.get_total_norm(gradients).float()
+            if self._engine.optimizer is self._optimizer:
+                # With ZeRO or low precision DeepSpeed leaves out such a step; else AdamW does, if
+                # it is told to, without the host waiting for the norm.
+                spoilt = (~own_norm.isfinite()).float()
+                self._optimizer.found_inf = spoilt
+                self._num_spoilt += spoilt
         self._engine.step()
         norm: float | Tensor | None = self._engine.get_global_grad_norm()
         return own_norm if norm is None else norm

@@ -113,11 +113,13 @@ def _summed_views(
     assert config.model.num_classes is not None
     sums = torch.zeros(len(loader.manifest), config.model.num_classes + 1, dtype=torch.float64)
     sums = sums.to(device)
-    low = config.training.precision != "fp32" and device.type == "cuda"
+    precision = config.training.precision
+    low = precision != "fp32" and device.type == "cuda"
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     for done, batch in enumerate(loader, start=1):
         counted = batch.index >= 0
         counted[loader.replaced] = False
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=low):
             probability = network(batch.video).double().softmax(-1)
         rows = torch.cat((probability, torch.ones_like(probability[:, :1])), dim=1)
         sums.index_add_(0, batch.index[counted], rows[counted])

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.models import build_classifier, load_pretrained
-from mgm_dali.models.flops import forward_gflops
+from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.training.classes import with_num_classes
+from mgm_dali.training.computing import prepare, with_kernel, with_precision
 from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.evaluate import evaluate_network
 from mgm_dali.training.loop import Task, train
-from mgm_dali.training.precision import with_precision
 
 __all__ = ["finetune"]
 
@@ -27,13 +27,16 @@ def finetune(config: RunConfig) -> Path:
     """Trains a classifier, then judges it if `data.val` is set; the path of the final weights."""
     config = with_num_classes(config)
     world = join_world(choose_device(config))
-    config, precision = with_precision(config, world.device)
+    config, precision = with_precision(config, world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     classifier = build_classifier(config.model)
+    tokens = classifier.grid.num_tokens
+    shapes = attention_shapes(config.model, 1, tokens)
+    config, kernel = with_kernel(config, shapes, world, dropped_tokens=False)
     start = "random weights: model.init is not set"
     if config.model.init:
         start = str(load_pretrained(classifier, config.model.init))
-    tokens = classifier.grid.num_tokens
+    prepare(classifier, config)
     parameters = sum(p.numel() for p in classifier.parameters())
     groups = param_groups_layer_decay(
         classifier,
@@ -49,6 +52,7 @@ def finetune(config: RunConfig) -> Path:
         needs_motion=False,
         description=[
             f"precision  {precision}",
+            f"attention  {kernel}",
             f"weights    {start}",
             f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
             f"{config.model.num_classes} classes, "

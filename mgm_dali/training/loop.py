@@ -25,6 +25,7 @@ from mgm_dali.training.checkpoint import (
     find_checkpoint,
     save_checkpoint,
 )
+from mgm_dali.training.computing import compiling
 from mgm_dali.training.engine import Engine, World
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
@@ -151,8 +152,9 @@ class _Loop:
             self.rows.append(batch.index)
             if self.task.needs_motion:
                 self.without_motion.append((~batch.motion_valid.any(1)).sum())
-            loss = self.task.loss(self.engine, batch)
-            self.engine.backward(loss)
+            with compiling("training.compile"):
+                loss = self.task.loss(self.engine, batch)
+                self.engine.backward(loss)
             norm = self.engine.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean(), norm
@@ -183,6 +185,8 @@ class _Loop:
             self._require_finite(step, loss)
         share = counts.get("no_motion_share", 0)
         still = f"  without motion {share:.0%}" if share else ""
+        if lost := counts["skipped_steps"]:
+            still += f"  steps skipped {lost:.0f}"
         self.log.advance(step, f"loss {losses.mean():.4f}")
         self.log.line(
             f"step {step}  loss {losses.mean():.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
@@ -197,7 +201,11 @@ class _Loop:
         counts = torch.tensor(counted, device=self.world.device)
         counts[-1] = sum(self.without_motion)
         skipped, restarts, without_motion = (int(count) for count in self.world.sum(counts))
-        named: dict[str, float] = {"skipped_clips": skipped, "loader_restarts": restarts}
+        named: dict[str, float] = {
+            "skipped_clips": skipped,
+            "loader_restarts": restarts,
+            "skipped_steps": self.engine.skipped_steps,
+        }
         if self.task.needs_motion:
             clips = len(self.pending) * self.global_batch
             named["no_motion_share"] = without_motion / clips

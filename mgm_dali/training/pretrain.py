@@ -6,12 +6,9 @@ from pathlib import Path
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.masking import (
     NEEDS_MOTION,
     PatchGrid,
@@ -21,11 +18,11 @@ from mgm_dali.masking import (
     make_mask,
 )
 from mgm_dali.models import build_autoencoder, load_pretrained
-from mgm_dali.models.flops import forward_gflops
+from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.training.computing import compiling, prepare, with_kernel, with_precision
 from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.loop import Task, train
-from mgm_dali.training.precision import with_precision
 
 __all__ = ["pretrain"]
 
@@ -33,15 +30,19 @@ __all__ = ["pretrain"]
 def pretrain(config: RunConfig) -> Path:
     """Trains an autoencoder as the config says; returns the path of its final weights."""
     world = join_world(choose_device(config))
-    config, precision = with_precision(config, world.device)
+    config, precision = with_precision(config, world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     autoencoder = build_autoencoder(config.model)
-    description = [f"precision  {precision}"]
-    if config.model.init:
-        description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
     grid = autoencoder.grid
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
     num_decoded = decoded_count(num_hidden, config.mask.decoded_share)
+    visible = grid.num_tokens - num_hidden
+    shapes = attention_shapes(config.model, 1, visible, num_decoded)
+    config, kernel = with_kernel(config, shapes, world, dropped_tokens=True)
+    description = [f"precision  {precision}", f"attention  {kernel}"]
+    if config.model.init:
+        description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
+    prepare(autoencoder, config)
     mask_of = _compiled(config, grid, world.device) if config.mask.compile else make_mask
 
     def loss(engine: Engine, batch: ClipBatch) -> Tensor:
@@ -53,7 +54,6 @@ def pretrain(config: RunConfig) -> Path:
         result: Tensor = engine(batch.video, mask, num_hidden, decoded, num_decoded)
         return result
 
-    visible = grid.num_tokens - num_hidden
     parameters = sum(p.numel() for p in autoencoder.parameters())
     description += [
         f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
@@ -62,7 +62,9 @@ def pretrain(config: RunConfig) -> Path:
         f"{grid.num_tokens} tokens hidden, {num_decoded} of them predicted",
     ]
     groups = param_groups_weight_decay(
-        autoencoder, config.training.weight_decay, no_weight_decay_list=("mask_token",)
+        autoencoder,
+        config.training.weight_decay,
+        no_weight_decay_list=tuple(autoencoder.no_weight_decay()),
     )
     task = Task(
         stage="pretrain",
@@ -85,12 +87,6 @@ def _compiled(config: RunConfig, grid: PatchGrid, device: torch.device) -> Calla
     valid = torch.zeros(clips, frames, dtype=torch.bool, device=device)
     known = torch.zeros(clips, frames, 2 * grid.h, 2 * grid.w, dtype=torch.bool, device=device)
     motion = torch.zeros(*known.shape, 2, device=device)
-    try:
+    with compiling("mask.compile"):
         compiled(motion, valid, torch.arange(clips, device=device), grid, config.mask, known)
-    except (InductorError, TorchDynamoException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"mask.compile: PyTorch cannot compile here ({reason}); set mask.compile=false, or "
-            "install a C++ compiler"
-        ) from error
     return compiled

@@ -16,7 +16,7 @@ __all__ = ["run_folder"]
 MAY_CHANGE = (
     *("training.checkpoint_every_steps", "training.keep_checkpoints", "training.log_every_steps"),
     *("data.num_workers", "data.prefetch_batches", "data.max_skipped", "data.val", "evaluation"),
-    *("output_dir", "mask.compile"),
+    *("output_dir", "mask.compile", "training.checkpoint_activations"),
 )
 """What a resumed run may have otherwise: it changes none of the numbers that come."""
 

@@ -1,0 +1,255 @@
+"""Networks that all take the same pretraining step: forward, backward, optimiser.
+
+VideoMAE as its authors compute it, the one of Hugging Face transformers, and ours as
+`mgm-dali pretrain` trains it. They start from the same weights and see the same clips and masks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from official_videomae import OfficialAutoencoder
+from timm.optim import param_groups_weight_decay
+from torch import Tensor
+
+from mgm_dali.clips.grid import token_grid
+from mgm_dali.config import MaskConfig, ModelConfig, RunConfig, TrainingConfig
+from mgm_dali.errors import UserError
+from mgm_dali.masking import decoded_count, decoded_tokens, hidden_per_slice
+from mgm_dali.models import Autoencoder, build_autoencoder
+from mgm_dali.models.flops import attention_shapes, forward_gflops
+from mgm_dali.models.saving import export_huggingface
+from mgm_dali.training.computing import compiling, prepare, with_kernel
+from mgm_dali.training.engine import Engine, World, join_world
+
+__all__ = [
+    "BARE",
+    "COMPILED",
+    "CONTENDERS",
+    "DECODED",
+    "HUGGINGFACE",
+    "OFFICIAL",
+    "OURS",
+    "PRECISIONS",
+    "Inputs",
+    "Setup",
+    "Step",
+    "reference_losses",
+    "require_same_loss",
+]
+
+OFFICIAL, HUGGINGFACE = "VideoMAE's own", "transformers"
+OURS, BARE = "ours", "ours without DeepSpeed"
+COMPILED, DECODED = "ours, compiled", "ours, half of the hidden decoded"
+DECODED_SHARE = 0.5
+PRECISIONS = {
+    "fp32": "all in float32",
+    "bf16": f"{OFFICIAL}, {HUGGINGFACE}, {BARE}: float32 weights under torch.autocast(bfloat16), "
+    "AdamW on them; the others: bfloat16 weights, AdamW on float32 copies (DeepSpeed)",
+}
+"""How each contender computes, by `training.precision`."""
+TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
+"""Between losses, which are about 1."""
+LEARNING_RATE, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
+DROPS_BIASES = ((5, 5), (5, 17))
+"""The first and the last version of transformers that sets biases of queries and values to 0."""
+
+Step = Callable[[], Tensor]
+"""Takes one step and gives the loss before it."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What one table is about."""
+
+    model: ModelConfig
+    ratio: float
+    """Share of the tokens that is hidden."""
+    precision: str
+    batch: int
+    device: str
+    """`cuda` or `cpu`."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name}, {self.ratio:g} hidden, {self.precision}"
+
+    @property
+    def num_hidden(self) -> int:
+        grid = token_grid(self.model)
+        return grid.t * hidden_per_slice(self.ratio, grid)
+
+    @property
+    def world(self) -> World:
+        """This process alone."""
+        first_gpu = torch.device("cuda", 0)
+        return join_world(first_gpu if self.device == "cuda" else torch.device("cpu"))
+
+    def num_decoded(self, label: str) -> int:
+        """Hidden tokens that this contender predicts."""
+        return decoded_count(self.num_hidden, DECODED_SHARE if label == DECODED else 1.0)
+
+    def step_gflops(self, label: str) -> float:
+        """Of one clip, as VideoMAE computes it; a backward pass counts as two forward passes."""
+        visible = token_grid(self.model).num_tokens - self.num_hidden
+        return 3 * forward_gflops(self.model, visible, self.num_decoded(label))
+
+    def network(self) -> Autoencoder:
+        """The network that all start from."""
+        torch.manual_seed(0)
+        return build_autoencoder(self.model)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch: clips `[B, 3, T, H, W]`, and bool `[B, N]` of what is hidden and half of that."""
+
+    video: Tensor
+    mask: Tensor
+    decoded: Tensor
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Inputs":
+        grid, model = token_grid(setup.model), setup.model
+        generator = torch.Generator().manual_seed(1)
+        shape = (setup.batch, 3, model.num_frames, model.image_size, model.image_size)
+        video = torch.randn(shape, generator=generator)
+        noise = torch.rand(setup.batch, grid.t, grid.h * grid.w, generator=generator)
+        hidden = hidden_per_slice(setup.ratio, grid)
+        mask = (noise.argsort(dim=-1).argsort(dim=-1) < hidden).flatten(1)
+        decoded = decoded_tokens(mask, torch.arange(setup.batch), grid, setup.num_decoded(DECODED))
+        return cls(*(each.to(setup.device) for each in (video, mask, decoded)))
+
+
+def reference_losses(setup: Setup, inputs: Inputs) -> dict[str, float]:
+    """What each contender's first loss must be: that of VideoMAE's own network in float32."""
+    network = OfficialAutoencoder(setup.model)
+    network.load_state_dict(setup.network().state_dict())
+    network.to(setup.device)
+    with torch.no_grad():
+        of_all = float(network(inputs.video, inputs.mask))
+        of_half = float(network(inputs.video, inputs.mask, inputs.decoded))
+    return {label: of_half if label == DECODED else of_all for label in CONTENDERS}
+
+
+def require_same_loss(setup: Setup, label: str, loss: float, reference: float) -> None:
+    """Raises `UserError` for a contender that does not compute what the others do."""
+    if not abs(loss - reference) <= TOLERANCE[setup.precision]:
+        raise UserError(
+            f"{setup.name}: the loss of {label} is {loss:.6f}, but {OFFICIAL} in float32 finds "
+            f"{reference:.6f} for the same weights, clips and masks; nothing was timed"
+        )
+
+
+def _official(setup: Setup, inputs: Inputs) -> Step:
+    network = OfficialAutoencoder(setup.model)
+    network.load_state_dict(setup.network().state_dict())
+    network.to(setup.device)
+    return _autocast_step(setup, network, lambda: network(inputs.video, inputs.mask))
+
+
+def _huggingface(setup: Setup, inputs: Inputs) -> Step:
+    network = _transformers_network(setup).to(setup.device).train()
+    video = inputs.video.transpose(1, 2)  # frames first
+    return _autocast_step(setup, network, lambda: network(video, bool_masked_pos=inputs.mask).loss)
+
+
+def _bare(setup: Setup, inputs: Inputs) -> Step:
+    """Our network trained as VideoMAE trains its own."""
+    network = setup.network()
+    prepare(network, _decided(setup, BARE))
+    network.to(setup.device)
+    return _autocast_step(
+        setup, network, lambda: network(inputs.video, inputs.mask, setup.num_hidden)
+    )
+
+
+def _ours(label: str, setup: Setup, inputs: Inputs) -> Step:
+    """As `mgm-dali pretrain` sets it up, alone in its world."""
+    config, network = _decided(setup, label), setup.network()
+    prepare(network, config)
+    kept = tuple(network.no_weight_decay())
+    groups = param_groups_weight_decay(network, WEIGHT_DECAY, no_weight_decay_list=kept)
+    engine = Engine(network, groups, config, setup.world)
+    for group in engine.parameter_groups:
+        group["lr"] = LEARNING_RATE
+    chosen = inputs.decoded if label == DECODED else None
+    counts = setup.num_hidden, setup.num_decoded(label)
+
+    def step() -> Tensor:
+        with compiling("training.compile"):
+            loss: Tensor = engine(inputs.video, inputs.mask, counts[0], chosen, counts[1])
+            engine.backward(loss)
+        engine.step()
+        return loss.detach()
+
+    return step
+
+
+def _decided(setup: Setup, label: str) -> RunConfig:
+    """The configuration of a run, with the kernel that computes attention chosen as a run does."""
+    training = {"batch_size": setup.batch, "precision": setup.precision}
+    config = RunConfig(
+        output_dir=Path("never written"),
+        model=setup.model,
+        mask=MaskConfig(ratio=setup.ratio),
+        training=TrainingConfig.model_validate({**training, "compile": label == COMPILED}),
+    )
+    visible = token_grid(setup.model).num_tokens - setup.num_hidden
+    shapes = attention_shapes(setup.model, 1, visible, setup.num_decoded(label))
+    decided, _ = with_kernel(config, shapes, setup.world, dropped_tokens=True)
+    return decided
+
+
+def _transformers_network(setup: Setup) -> Any:
+    first, last = DROPS_BIASES
+    try:
+        found = tuple(int(part) for part in version("transformers").split(".")[:2])
+    except PackageNotFoundError:
+        raise UserError("transformers is not installed; pip install mgm-dali[hf]") from None
+    if first <= found <= last:
+        raise UserError(
+            f"transformers {version('transformers')} sets biases of queries and values to 0, as "
+            f"all from {first[0]}.{first[1]} to {last[0]}.{last[1]} do; install a newer one"
+        )
+    from transformers import VideoMAEForPreTraining
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    with TemporaryDirectory(prefix="mgm-dali-bench-") as folder:
+        export_huggingface(setup.network(), folder)
+        return VideoMAEForPreTraining.from_pretrained(folder)
+
+
+def _autocast_step(setup: Setup, network: torch.nn.Module, loss_of: Callable[[], Tensor]) -> Step:
+    """As VideoMAE and transformers train: autocast around the forward pass, torch's own AdamW."""
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
+    )
+    low = setup.precision == "bf16"
+
+    def step() -> Tensor:
+        with torch.autocast(setup.device, torch.bfloat16, enabled=low):
+            loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[Setup, Inputs], Step]] = {
+    OFFICIAL: _official,
+    HUGGINGFACE: _huggingface,
+    BARE: _bare,
+    OURS: partial(_ours, OURS),
+    COMPILED: partial(_ours, COMPILED),
+    DECODED: partial(_ours, DECODED),
+}
+"""Who takes part, by name; the first is what the others are compared with."""
