@@ -99,3 +99,21 @@ def test_every_config_loads_and_says_what_it_is_and_costs(path):
 
 def test_there_are_configs():
     assert {path.parent.name for path in CONFIGS} >= {"smoke", "pretrain", "finetune"}
+
+
+def test_what_the_models_name_decides_is_filled_in_and_kept(tmp_path):
+    path = tmp_path / "c.yaml"
+    for name, depth, attention in (
+        ("vit_base", 4, "joint"),
+        ("vit_large", 12, "joint"),
+        ("vit_huge", 12, "joint"),
+        ("timesformer_base", 4, "divided"),
+    ):
+        path.write_text(f"model: {{name: {name}}}\n")
+        config = load_config(path)
+        assert (config.model.decoder_depth, config.model.attention) == (depth, attention)
+        assert f"decoder_depth: {depth}" in dump_config(config)
+    config = load_config(path, ["model.attention=joint", "model.decoder_depth=2"])
+    assert (config.model.decoder_depth, config.model.attention) == (2, "joint")
+    with pytest.raises(UserError, match="vit_base attends jointly; divided is timesformer_base"):
+        load_config(path, ["model.name=vit_base", "model.attention=divided"])

@@ -6,7 +6,7 @@ from torch._inductor.exc import InductorError
 from training_runs import losses_of
 from videos import Clip
 
-from mgm_dali.config import MaskConfig
+from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.training import pretrain as pretrain_module
 from mgm_dali.training.metrics import read_metrics
