@@ -1,16 +1,25 @@
 """The same numbers on a GPU; run by `make test-gpu`."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from made_motion import KINDS, MASK_CONFIGS, Made, holes, seeds
+from networks import normal_clip, tiny_config, uneven_masks
 from rewritten_videos import STAMPS, rewrite
 from videos import Clip
 
 from mgm_dali.config import RunConfig
 from mgm_dali.masking import PatchGrid, decoded_tokens, make_mask
+from mgm_dali.models import BACKBONES, build_autoencoder
+from mgm_dali.models.kernels import (
+    ATTENTION_KERNELS,
+    AttentionShape,
+    measure_kernels,
+    why_unusable,
+)
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
@@ -157,10 +166,51 @@ def test_nvdec_gives_the_frames_that_pyav_gives(pyav_and_nvdec, name):
                 assert neighbour > 4 * same, f"frame {frame} of the clip looks like {other}"
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_pretraining_on_the_gpu_learns(moving_shapes, tmp_path, precision):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp32"},
+        {"precision": "fp16"},
+        {"precision": "bf16", "compile": True},
+        {"precision": "bf16", "checkpoint_activations": True},
+        {"precision": "bf16", "zero_stage": 0},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_pretraining_on_the_gpu_learns(moving_shapes, tmp_path, settings):
     config = config_for(moving_shapes, tmp_path / "run", device="cuda", decode="cpu")
-    training = config.training.model_copy(update={"precision": precision})
+    training = config.training.model_copy(update=settings)
     pretrain(config.model_copy(update={"training": training}))
     losses = [m["loss"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_losses_and_gradients_are_those_of_the_cpu(name):
+    config = tiny_config(name)
+    torch.manual_seed(0)
+    host = build_autoencoder(config)
+    device = copy.deepcopy(host).cuda()
+    video, mask = normal_clip(config), uneven_masks(config)
+    losses = host(video, mask), device(video.cuda(), mask.cuda()).cpu()
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-3, rtol=1e-3)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(host.parameters(), device.parameters(), strict=True):
+        torch.testing.assert_close(other.grad.cpu(), one.grad, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_kernel_that_can_be_used_gives_the_same_attention(dtype):
+    cuda = torch.device("cuda")
+    q, k, v = torch.randn(3, 2, 4, 64, 64, device=cuda).to(dtype)
+    expected = ATTENTION_KERNELS["plain"](q.double(), k.double(), v.double(), None)
+    usable = [name for name in ATTENTION_KERNELS if why_unusable(name, dtype, cuda) is None]
+    assert {"sdpa", "plain", "float32"} <= set(usable)
+    assert dtype == torch.float32 or "flash" in usable
+    for name in usable:
+        found = ATTENTION_KERNELS[name](q, k, v, None).double()
+        torch.testing.assert_close(found, expected, atol=2e-2, rtol=0, msg=name)
+    chosen, times = measure_kernels((AttentionShape(1, 2, 4, 64, 64),), dtype, cuda)
+    assert chosen in usable and set(times) <= set(ATTENTION_KERNELS)
