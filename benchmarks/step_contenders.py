@@ -24,7 +24,7 @@ from mgm_dali.masking import decoded_count, decoded_tokens, hidden_per_slice
 from mgm_dali.models import Autoencoder, build_autoencoder
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.models.saving import export_huggingface
-from mgm_dali.training.computing import compiling, prepare, with_kernel
+from mgm_dali.training.computing import compiling, prepare, with_kernel, with_precision
 from mgm_dali.training.engine import Engine, World, join_world
 
 __all__ = [
@@ -202,6 +202,7 @@ def _decided(setup: Setup, label: str) -> RunConfig:
     )
     visible = token_grid(setup.model).num_tokens - setup.num_hidden
     shapes = attention_shapes(setup.model, 1, visible, setup.num_decoded(label))
+    config, _ = with_precision(config, setup.world)
     decided, _ = with_kernel(config, shapes, setup.world, dropped_tokens=True)
     return decided
 

@@ -6,9 +6,10 @@ Letters: B clips, N tokens, Q queries, d width of a head.
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ class AttentionShape(NamedTuple):
     width: int
     """Of a head."""
 
+
+Outcome = TypeVar("Outcome")
 
 ROUNDS = 3
 HOPELESS = 1.5
@@ -125,16 +128,16 @@ def measure_kernels(
         for name in _candidates(dtype, device):
             if name in found and (isinstance(found[name], str) or times[name] > HOPELESS * best):
                 continue
-            try:
-                taken = _milliseconds(ATTENTION_KERNELS[name], inputs, device)
-            except RuntimeError as error:  # what torch says where a kernel does not fit, or memory
-                found[name] = str(error).splitlines()[0]
-                continue
+            kernel = ATTENTION_KERNELS[name]
+            taken = _tried(functools.partial(_milliseconds, kernel, inputs, device))
             # The first round warms up: it only tells who is out of the question.
-            times[name] = taken if round_number <= 1 else min(taken, times[name])
-            found[name] = times[name]
-    fastest = min(times, key=times.__getitem__)
-    return fastest if times[fastest] < CLEARLY_FASTER * times["sdpa"] else "sdpa", found
+            before = times.pop(name, math.inf) if round_number > 1 else math.inf
+            if isinstance(taken, float):
+                taken = times[name] = min(taken, before)
+            found[name] = taken
+    usual = times.get("sdpa", math.inf)
+    fastest = min(times, key=times.__getitem__, default="sdpa")
+    return fastest if times.get(fastest, usual) < CLEARLY_FASTER * usual else "sdpa", found
 
 
 def _candidates(dtype: torch.dtype, device: torch.device) -> Sequence[str]:
@@ -150,11 +153,20 @@ def why_unusable(
     """What torch says against this kernel, with a mask or without; None: nothing."""
     q, k, v = _inputs(AttentionShape(1, 1, 1, 16, 64), dtype, device)
     allowed = torch.ones(1, 1, 16, 16, dtype=torch.bool, device=device) if masked else None
-    try:
-        torch.autograd.grad(ATTENTION_KERNELS[name](q, k, v, allowed).sum(), (q, k, v))
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
-    return None
+    kernel = ATTENTION_KERNELS[name]
+    outcome = _tried(lambda: torch.autograd.grad(kernel(q, k, v, allowed).sum(), (q, k, v)))
+    return outcome if isinstance(outcome, str) else None
+
+
+def _tried(compute: Callable[[], Outcome]) -> Outcome | str:
+    """What is computed, or why torch cannot: that is in its warnings, if anywhere."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            return compute()
+        except RuntimeError as error:
+            reasons = [error, *(each.message for each in said)]
+            return "; ".join(str(reason).splitlines()[0] for reason in reasons[:3])
 
 
 def _inputs(

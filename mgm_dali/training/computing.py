@@ -40,6 +40,10 @@ def with_precision(config: RunConfig, world: World) -> tuple[RunConfig, str]:
     if config.training.zero_stage == "auto":
         alone = world.size == 1 and config.training.precision == "fp32"
         config = _with_training(config, zero_stage=0 if alone else 1)
+    if config.training.compile:
+        reason += "; compiled: the first step takes a minute or so"
+    if config.training.checkpoint_activations:
+        reason += "; activations are computed again for the backward pass"
     return config, reason
 
 

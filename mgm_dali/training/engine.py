@@ -111,6 +111,7 @@ class Engine:
         """`groups` are AdamW's parameter groups, with an `lr_scale` where layers differ."""
         self.network = network
         self.world = world
+        assert config.training.zero_stage != "auto", "with_precision decides"
         self._stage = config.training.zero_stage
         optimizer = torch.optim.AdamW(
             groups,
@@ -125,6 +126,8 @@ class Engine:
             optimizer=optimizer,
             config=deepspeed_options(config, world),
         )
+        if world.size == 1 and self._stage == 0:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients twice
         # Where DeepSpeed keeps float32 copies itself, it makes AdamW's state by a step of zeros.
         # That one must not count: the true first steps would be too short by a quarter.
         for state in optimizer.state.values():
