@@ -16,15 +16,17 @@ PEAK = "the device's peak"
 PEAK_TFLOPS = {
     "NVIDIA H200": 989,
     "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H100 NVL": 835,
     "NVIDIA H100 PCIe": 756,
     "NVIDIA A100-SXM4-80GB": 312,
     "NVIDIA A100-SXM4-40GB": 312,
     "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA A100-PCIE-40GB": 312,
     "NVIDIA L40S": 362,
     "NVIDIA L4": 121,
 }
 """bfloat16 products without sparsity, by torch's name of the device, from NVIDIA's data sheets
-(which give those with sparsity, twice as many, for H100, H200, L40S and L4)."""
+(which give those with sparsity, twice as many, for H100, H200 and L4)."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ class Memory:
     held: float
     """Between steps: weights and optimiser; on a CPU also the libraries' own."""
     of_step: float
-    """What a step needs beside, at its highest."""
+    """What a step needs beside, at its highest: activations and gradients."""
 
 
 def memory_of(setup: Setup, label: str, threads: int) -> Memory:

@@ -82,6 +82,7 @@ def demo_configs(out: Path) -> tuple[RunConfig, RunConfig]:
     network = {"name": "vit_micro", "num_frames": 16, "image_size": SIDE_PIXELS}
     optimiser = {
         "precision": "fp32",
+        "attention_kernel": "sdpa",  # named: two demos shall agree to the last bit
         "checkpoint_every_steps": 500,
         "keep_checkpoints": 1,
         "log_every_steps": 20,

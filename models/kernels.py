@@ -23,6 +23,7 @@ __all__ = [
     "Kernel",
     "attend",
     "measure_kernels",
+    "usual_kernel",
     "why_unusable",
 ]
 
@@ -46,11 +47,11 @@ class AttentionShape(NamedTuple):
 Outcome = TypeVar("Outcome")
 
 ROUNDS = 3
-HOPELESS = 1.5
-"""Times as slow as the fastest on first sight: a kernel that need not be measured again."""
-CLEARLY_FASTER = 0.9
+LONG_MS, HOPELESS = 5000, 1.5
+"""A kernel that takes so long, and so many times as long as another, is not measured again."""
+CLEARLY_FASTER, FAR_FASTER = 0.9, 0.7
 """Of the time of torch's own choice. A kernel that gains less is not worth a coin's toss between
-runs, for kernels differ in rounding."""
+runs, for kernels differ in rounding; `plain` keeps all scores in memory, and must gain more."""
 
 
 def _cpu_flags() -> set[str]:
@@ -100,15 +101,20 @@ ATTENTION_KERNELS: dict[str, Kernel] = {
 """Every kernel by its name in `training.attention_kernel`."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Softmax attention by rule, where nothing was measured; a `Kernel`.
+def usual_kernel(dtype: torch.dtype, device: torch.device) -> str:
+    """The kernel where nothing is measured: torch's choice, but for bfloat16 on a CPU.
 
-    It is torch's choice but for bfloat16 on a CPU. With instructions for it, two plain products
-    save a third of the training step; without, float32 takes a third of the time or less.
+    With instructions for it, two plain products save a third of the training step; without, float32
+    takes a third of the time or less.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return (_plain if CPU_MULTIPLIES_BFLOAT16 else _float32)(q, k, v, allowed)
-    return _sdpa(q, k, v, allowed)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return "plain" if CPU_MULTIPLIES_BFLOAT16 else "float32"
+    return "sdpa"
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """Softmax attention by the usual kernel; a `Kernel` itself."""
+    return ATTENTION_KERNELS[usual_kernel(q.dtype, q.device)](q, k, v, allowed)
 
 
 @functools.cache
@@ -121,29 +127,37 @@ def measure_kernels(
     own choice stays unless another is clearly faster.
     """
     inputs = [(shape.times, _inputs(shape, dtype, device)) for shape in shapes]
-    times: dict[str, float] = {}
-    found: dict[str, float | str] = {}
-    for round_number in range(1 + ROUNDS):
-        best = min(times.values(), default=math.inf)
-        for name in _candidates(dtype, device):
-            if name in found and (isinstance(found[name], str) or times[name] > HOPELESS * best):
+    samples: dict[str, list[float]] = {name: [] for name in _candidates(dtype, device)}
+    refused: dict[str, str] = {}
+    for _ in range(1 + ROUNDS):
+        for name, taken in samples.items():
+            best = min(map(min, filter(None, samples.values())), default=math.inf)
+            too_slow = len(taken) > 1 and taken[-1] > max(LONG_MS, HOPELESS * best)
+            if name in refused or too_slow:
                 continue
             kernel = ATTENTION_KERNELS[name]
-            taken = _tried(functools.partial(_milliseconds, kernel, inputs, device))
-            # The first round warms up: it only tells who is out of the question.
-            before = times.pop(name, math.inf) if round_number > 1 else math.inf
-            if isinstance(taken, float):
-                taken = times[name] = min(taken, before)
-            found[name] = taken
+            outcome = _tried(functools.partial(_milliseconds, kernel, inputs, device))
+            if isinstance(outcome, str):
+                refused[name] = outcome
+            else:
+                taken.append(outcome)
+    times = {
+        name: min(taken[1:] or taken)  # the first of several warmed up
+        for name, taken in samples.items()
+        if taken and name not in refused
+    }
     usual = times.get("sdpa", math.inf)
-    fastest = min(times, key=times.__getitem__, default="sdpa")
-    return fastest if times.get(fastest, usual) < CLEARLY_FASTER * usual else "sdpa", found
+    better = {
+        name: taken
+        for name, taken in times.items()
+        if taken < usual * (FAR_FASTER if name == "plain" else CLEARLY_FASTER)
+    }
+    return min(better, key=better.__getitem__, default="sdpa"), {**times, **refused}
 
 
 def _candidates(dtype: torch.dtype, device: torch.device) -> Sequence[str]:
-    if device.type == "cuda":
-        low = dtype != torch.float32
-        return ("sdpa", "flash", "cudnn", "plain") if low else ("sdpa", "plain")
+    if device.type == "cuda":  # where `plain` would need memory for all pairs of tokens
+        return ("sdpa",) if dtype == torch.float32 else ("sdpa", "flash", "cudnn")
     return ("sdpa", "plain") if dtype == torch.float32 else ("sdpa", "plain", "float32")
 
 

@@ -113,7 +113,8 @@ class TokenTrunk(nn.Module):
         """The position codes of all tokens of the clip, `[N, D]`."""
         if not self.learned_positions:
             return self.position
-        table = space_time_table(self.pos_embed, self.time_embed)
+        # In float32 where weights are rounded: their sum with the tokens is rounded once.
+        table = space_time_table(self.pos_embed.float(), self.time_embed.float())
         return stretch_table(table, self.position_grid, self.grid)
 
     def encode_tokens(self, patches: Tensor, index: Tensor | None = None) -> Tensor:

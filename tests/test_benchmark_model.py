@@ -80,6 +80,23 @@ def test_every_contender_begins_with_the_official_loss_and_then_learns(label, pr
     assert losses[-1] < losses[0], "the optimiser moves the weights"
 
 
+def test_networks_that_compute_the_same_have_the_same_gradient():
+    step_contenders.require_same_gradients(tiny_setup("bf16"))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_network_with_other_heads_is_refused(monkeypatch, part):
+    def of_other_heads(setup, inputs):
+        network, loss_of = step_contenders._official_network(setup, inputs)
+        for block in getattr(network, part).blocks:
+            block.attn.num_heads *= 2
+        return network, loss_of
+
+    monkeypatch.setitem(step_contenders.NETWORKS, BARE, of_other_heads)
+    with pytest.raises(UserError, match=f"the gradient of {BARE} differs .* nothing was timed"):
+        step_contenders.require_same_gradients(tiny_setup())
+
+
 def test_a_contender_with_another_loss_is_refused():
     for wrong in (1.001, math.nan):
         with pytest.raises(UserError, match=f"the loss of {OURS} is"):

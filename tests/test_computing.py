@@ -12,12 +12,22 @@ from training_runs import config_for, losses_of
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models import Autoencoder, Classifier, build_autoencoder, build_classifier
+from mgm_dali.models.kernels import AttentionShape
 from mgm_dali.training import computing
 from mgm_dali.training.computing import prepare, with_kernel, with_precision
 from mgm_dali.training.engine import Engine, World, join_world
 from mgm_dali.training.pretrain import pretrain
 
+
+class FirstOf(World):
+    """The first rank of several that all find nothing to add."""
+
+    def sum(self, value):
+        return value
+
+
 CPU = World(0, 1, torch.device("cpu"))
+SHAPE = AttentionShape(1, 1, 1, 16, 16)
 SETTLED = {"precision": "fp32", "attention_kernel": "sdpa"}
 
 
@@ -34,7 +44,7 @@ def run_config(model: str = "vit_micro", **training: object) -> RunConfig:
     [("fp32", 1, 0), ("fp32", 2, 1), ("bf16", 1, 1), ("bf16", 2, 1)],
 )
 def test_a_rank_alone_in_fp32_shards_nothing(precision, ranks, stage):
-    world = World(0, ranks, torch.device("cpu"))
+    world = FirstOf(0, ranks, torch.device("cpu"))
     config, reason = with_precision(run_config(precision=precision), world)
     assert config.training.zero_stage == stage and "asked for" in reason
     config, _ = with_precision(run_config(precision=precision, zero_stage=2), world)
@@ -52,10 +62,15 @@ def test_a_cpu_takes_bf16_only_where_it_has_instructions(has_instructions, monke
 def test_fp16_is_refused_where_it_does_not_work():
     with pytest.raises(UserError, match=r"training\.precision: fp16 needs a GPU"):
         with_precision(run_config(precision="fp16"), CPU)
-    gpu = World(0, 1, torch.device("cuda"))
-    with pytest.raises(UserError, match=r"take training\.zero_stage=1"):
-        with_precision(run_config(precision="fp16", zero_stage=0), gpu)
-    assert with_precision(run_config(precision="fp16"), gpu)[0].training.zero_stage == 1
+    assert "take training.zero_stage=1" in str(computing._why_not_fp16(0, torch.device("cuda")))
+    assert computing._why_not_fp16(1, torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(("section", "stage"), [({"overlap_comm": True}, 1), ({"stage": 2}, 2)])
+def test_deepspeeds_own_options_of_zero_decide_the_stage(section, stage):
+    config = run_config(precision="fp32")
+    config = config.model_copy(update={"deepspeed": {"zero_optimization": section}})
+    assert with_precision(config, CPU)[0].training.zero_stage == stage
 
 
 def test_fp16_scales_the_loss_and_leaves_out_what_overflows(monkeypatch):
@@ -80,6 +95,10 @@ def test_fp16_scales_the_loss_and_leaves_out_what_overflows(monkeypatch):
     assert scales[1] == scales[2] == 2 * scales[3]  # after the second overflow
     assert losses[4] == losses[3] == losses[2] < losses[1] < losses[0] and losses[5] < losses[4]
     assert 0 < norms[0] < 10, "the norm of the gradient, not of the scaled one"
+    with pytest.raises(UserError, match="fp16 overflows at every step"):
+        for _ in range(30):
+            engine.backward(engine(video, mask, 24) * float("inf"))
+            engine.step()
     assert {weight.dtype for weight in engine.full_weights().values()} == {torch.float32}
 
 
@@ -106,7 +125,7 @@ def test_the_measured_kernel_is_said_and_kept_when_the_run_is_resumed(
     config = config_for(moving_shapes, run, attention_kernel="auto", max_steps=2)
     pretrain(config)
     log = (run / "train.log").read_text()
-    assert "attention  plain: a step's attention takes sdpa 4 ms a clip, plain 3 ms" in log
+    assert "attention  plain: a step's attention on 2 clip(s) takes sdpa 4 ms, plain 3 ms" in log
     assert "flash: no such kernel" in log
     assert len(measured) == 1
     (run / "train.log").unlink()
@@ -117,18 +136,30 @@ def test_the_measured_kernel_is_said_and_kept_when_the_run_is_resumed(
     assert len(measured) == 1
 
 
+def test_a_kernel_that_a_run_was_made_with_is_tried_before_it_goes_on(
+    moving_shapes, tmp_path, measured
+):
+    config = config_for(moving_shapes, tmp_path / "run", attention_kernel="auto", max_steps=2)
+    pretrain(config)
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("attention_kernel: plain", "attention_kernel: cudnn"))
+    with pytest.raises(UserError, match="cudnn cannot be used here"):
+        pretrain(config)
+    assert len(measured) == 1
+
+
 def test_a_kernel_that_cannot_be_used_is_refused_with_torchs_reason():
     with pytest.raises(UserError, match=r"training\.attention_kernel: cudnn cannot be used here: "):
-        with_kernel(run_config(**SETTLED | {"attention_kernel": "cudnn"}), [], CPU, True)
-    config, reason = with_kernel(run_config(**SETTLED), [], CPU, True)
+        with_kernel(run_config(**SETTLED | {"attention_kernel": "cudnn"}), [SHAPE], CPU, True)
+    config, reason = with_kernel(run_config(**SETTLED), [SHAPE], CPU, True)
     assert config.training.attention_kernel == "sdpa" and reason == "sdpa: asked for"
 
 
 def test_divided_attention_on_some_tokens_keeps_to_what_takes_a_mask(measured):
     config = run_config("timesformer_base", precision="fp32")
-    assert with_kernel(config, [], CPU, True)[0].training.attention_kernel == "sdpa"
+    assert with_kernel(config, [SHAPE], CPU, True)[0].training.attention_kernel == "sdpa"
     assert not measured
-    assert with_kernel(config, [], CPU, False)[0].training.attention_kernel == "plain"
+    assert with_kernel(config, [SHAPE], CPU, False)[0].training.attention_kernel == "plain"
 
 
 # Memory and compilation

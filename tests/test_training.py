@@ -67,6 +67,23 @@ def test_another_list_of_videos_is_not_resumed(moving_shapes, whole_run, tmp_pat
         pretrain(config_for(shorter, tmp_path / "run"))
 
 
+def test_a_run_that_named_no_kernel_and_lost_its_first_weights_is_resumed(
+    moving_shapes, whole_run, tmp_path
+):
+    for folder in ("run", "start"):
+        shutil.copytree(whole_run, tmp_path / folder)
+    config = config_for(moving_shapes, tmp_path / "run", attention_kernel="auto")
+    model = config.model.model_copy(update={"init": tmp_path / "start"})
+    path = tmp_path / "run" / "config.yaml"
+    text = path.read_text().replace("  attention_kernel: sdpa\n", "")
+    path.write_text(text.replace("  init: null", f"  init: {tmp_path / 'start'}"))
+    shutil.rmtree(tmp_path / "start")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-6")
+    pretrain(config.model_copy(update={"model": model}))
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "weights    those of this run's checkpoint" in log and "resumed behind step 4" in log
+
+
 def test_a_run_that_never_began_does_not_stand_in_the_way(moving_shapes, tmp_path):
     with pytest.raises(UserError, match="no such manifest"):
         pretrain(config_for(tmp_path / "misspelt.csv", tmp_path / "run"))

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
-from mgm_dali.config import RunConfig, load_config
+from mgm_dali.config import RunConfig, TrainingConfig, load_config
 from mgm_dali.errors import UserError
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.models.attention import use_kernel
@@ -20,13 +20,21 @@ from mgm_dali.models.kernels import (
     CPU_MULTIPLIES_BFLOAT16,
     AttentionShape,
     measure_kernels,
+    usual_kernel,
     why_unusable,
 )
 from mgm_dali.models.vit import TokenTrunk
 from mgm_dali.training.checkpoint import complete_steps
 from mgm_dali.training.engine import World
 
-__all__ = ["DTYPES", "compiling", "prepare", "with_kernel", "with_precision"]
+__all__ = [
+    "DTYPES",
+    "compiling",
+    "measured_clips",
+    "prepare",
+    "with_kernel",
+    "with_precision",
+]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -34,37 +42,52 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def with_precision(config: RunConfig, world: World) -> tuple[RunConfig, str]:
     """The config with `training.precision` and `zero_stage` decided, and the reason for the log.
 
-    Raises `UserError` for fp16 on a CPU or without ZeRO.
+    What is `auto` is decided by the first rank. All ranks must call it. Raises `UserError`, on all
+    of them, for fp16 on a CPU or without ZeRO.
     """
-    config, reason = _with_precision(config, world.device)
-    if config.training.zero_stage == "auto":
-        alone = world.size == 1 and config.training.precision == "fp32"
-        config = _with_training(config, zero_stage=0 if alone else 1)
-    if config.training.compile:
-        reason += "; compiled: the first step takes a minute or so"
-    if config.training.checkpoint_activations:
-        reason += "; activations are computed again for the backward pass"
-    return config, reason
+    precision, reason = _precision(config.training.precision, world.device)
+    precision = _of_first(world, list(DTYPES), precision)
+    stage = _zero_stage(config, precision, world)
+    world.require(_why_not_fp16(stage, world.device) if precision == "fp16" else None)
+    return _with_training(config, precision=precision, zero_stage=stage), f"{precision}: {reason}"
 
 
-def _with_precision(config: RunConfig, device: torch.device) -> tuple[RunConfig, str]:
-    precision = config.training.precision
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("training.precision: fp16 needs a GPU; take bf16 or fp32 on a CPU")
-    if precision == "fp16" and config.training.zero_stage == 0:
-        raise UserError(
+def _precision(asked: str, device: torch.device) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, "asked for"
+    if device.type == "cuda":
+        return "bf16", "a GPU"
+    if CPU_MULTIPLIES_BFLOAT16:
+        return "bf16", "this CPU has instructions for it"
+    return "fp32", "this CPU has no instructions for bf16"
+
+
+def _zero_stage(config: RunConfig, precision: str, world: World) -> int:
+    """What is asked for, here or in DeepSpeed's own section; what a run to be resumed has; by rule.
+
+    Whoever gives DeepSpeed options of ZeRO wants ZeRO.
+    """
+    asked = config.training.zero_stage
+    if asked != "auto":
+        return asked
+    users = config.deepspeed.get("zero_optimization")
+    if users:
+        return int(users.get("stage", 1)) if isinstance(users, dict) else 1
+    kept = _kept(config)
+    if kept is not None and kept.zero_stage != "auto":
+        return kept.zero_stage
+    return 0 if world.size == 1 and precision == "fp32" else 1
+
+
+def _why_not_fp16(stage: int, device: torch.device) -> str | None:
+    if device.type == "cpu":
+        return "training.precision: fp16 needs a GPU; take bf16 or fp32 on a CPU"
+    if stage == 0:
+        return (
             "training.zero_stage: without ZeRO, DeepSpeed divides fp16's gradients by a loss scale "
             "that it has not multiplied them with; take training.zero_stage=1"
         )
-    if precision != "auto":
-        return config, f"{precision}: asked for"
-    if device.type == "cuda":
-        precision, reason = "bf16", "bf16: a GPU"
-    elif CPU_MULTIPLIES_BFLOAT16:
-        precision, reason = "bf16", "bf16: this CPU has instructions for it"
-    else:
-        precision, reason = "fp32", "fp32: this CPU has no instructions for bf16"
-    return _with_training(config, precision=precision), reason
+    return None
 
 
 def with_kernel(
@@ -74,47 +97,67 @@ def with_kernel(
 
     `auto` is what the run's checkpoints were made with, else the fastest for `shapes` on the first
     rank's device, if it is clearly faster than torch's own choice. `dropped_tokens`: the network
-    sees only some of a clip's tokens. Raises `UserError` for a kernel that cannot be used here.
+    sees only some of a clip's tokens. All ranks must call it. Raises `UserError`, on all of them,
+    for a kernel that cannot be used here.
     """
-    asked, device = config.training.attention_kernel, world.device
+    device = world.device
+    chosen: str = config.training.attention_kernel
     dtype = DTYPES[config.training.precision]
     masked = dropped_tokens and config.model.attention == "divided"
-    if asked != "auto":
-        if reason := why_unusable(asked, dtype, device, masked):
-            raise UserError(f"training.attention_kernel: {asked} cannot be used here: {reason}")
-        return config, f"{asked}: asked for"
-    chosen, reason = "sdpa", "divided attention on some of the tokens takes a mask"
-    if (kept := _kept_kernel(config)) is not None:
-        chosen, reason = kept, "this run's checkpoints were made with it"
-    elif world.is_first and not masked:
+    kept, reason = _kept(config), "asked for"
+    if chosen == "auto" and kept is not None and kept.attention_kernel != "auto":
+        chosen, reason = kept.attention_kernel, "this run's checkpoints were made with it"
+    if chosen != "auto":
+        problem = why_unusable(chosen, dtype, device, masked)
+        refusal = f"training.attention_kernel: {chosen} cannot be used here: {problem}"
+        world.require(refusal if problem else None)
+        return _with_training(config, attention_kernel=chosen), f"{chosen}: {reason}"
+    chosen, reason = usual_kernel(dtype, device), "divided attention on some tokens takes a mask"
+    if world.is_first and not masked:
         chosen, found = measure_kernels(tuple(shapes), dtype, device)
-        reason = "a step's attention takes " + ", ".join(
-            f"{name} {taken:.0f} ms a clip" if isinstance(taken, float) else f"{name}: {taken}"
+        clips = shapes[0].batch
+        reason = f"a step's attention on {clips} clip(s) takes " + ", ".join(
+            f"{name} {taken:.0f} ms" if isinstance(taken, float) else f"{name}: {taken}"
             for name, taken in found.items()
         )
-    names = list(ATTENTION_KERNELS)
-    decided = torch.tensor(names.index(chosen) if world.is_first else 0, device=device)
-    chosen = names[int(world.sum(decided))]
+    chosen = _of_first(world, list(ATTENTION_KERNELS), chosen)
     return _with_training(config, attention_kernel=chosen), f"{chosen}: {reason}"
 
 
-def _kept_kernel(config: RunConfig) -> str | None:
+def measured_clips(config: RunConfig, device: torch.device) -> int:
+    """Clips on which kernels are measured: a batch, but few on a CPU, where it takes seconds."""
+    batch = config.training.batch_size
+    return batch if device.type == "cuda" else min(batch, 2)
+
+
+def _kept(config: RunConfig) -> TrainingConfig | None:
+    """The training section of the run that would be resumed, with all that was decided."""
     written = config.output_dir / "config.yaml"
     if not written.exists() or not complete_steps(config.output_dir):
         return None
-    kept: str = load_config(written).training.attention_kernel
-    return None if kept == "auto" else kept
+    return load_config(written).training
 
 
-def prepare(network: Autoencoder | Classifier, config: RunConfig) -> None:
-    """Sets the network up as the decided config says."""
+def _of_first(world: World, names: list[str], chosen: str) -> str:
+    """What the first rank has chosen, on all ranks."""
+    index = torch.tensor(names.index(chosen) if world.is_first else 0, device=world.device)
+    return names[int(world.sum(index))]
+
+
+def prepare(network: Autoencoder | Classifier, config: RunConfig) -> list[str]:
+    """Sets the network up as the decided config says; lines for the log on what is unusual."""
     use_kernel(network, config.training.attention_kernel)
-    for module in network.modules():
-        if isinstance(module, TokenTrunk | Decoder):
-            module.checkpoint_activations = config.training.checkpoint_activations
+    said = []
+    if config.training.checkpoint_activations:
+        said.append("memory     activations are computed again for the backward pass")
+        for module in network.modules():
+            if isinstance(module, TokenTrunk | Decoder):
+                module.checkpoint_activations = True
     if config.training.compile:
+        said.append("compiler   the first step takes a minute or more")
         # The method alone: names of parameters stay, and DeepSpeed's hooks are not compiled.
         network.forward = torch.compile(network.forward, dynamic=False)  # type: ignore[method-assign]
+    return said
 
 
 @contextmanager

@@ -120,6 +120,7 @@ class Engine:
             fused=True,
         )
         self._optimizer, self._num_spoilt = optimizer, torch.zeros((), device=world.device)
+        self._skipped_before = 0
         self._deepspeed = _import_deepspeed(world.device)
         self._engine, *_ = self._deepspeed.initialize(
             model=network,
@@ -141,8 +142,8 @@ class Engine:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps of this process that changed nothing, for their gradients were not finite."""
-        return int(self._engine.skipped_steps + self._num_spoilt)
+        """Steps since this process began that changed nothing: their gradients were not finite."""
+        return int(self._engine.skipped_steps - self._skipped_before + self._num_spoilt)
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's output."""
@@ -165,7 +166,16 @@ class Engine:
                 spoilt = (~own_norm.isfinite()).float()
                 self._optimizer.found_inf = spoilt
                 self._num_spoilt += spoilt
-        self._engine.step()
+        try:
+            self._engine.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise UserError(
+                "training.precision: fp16 overflows at every step, however small the loss is "
+                "scaled; the last checkpoint is intact. In a new output_dir, try "
+                "training.precision=bf16 or a lower training.base_lr"
+            ) from None
         norm: float | Tensor | None = self._engine.get_global_grad_norm()
         return own_norm if norm is None else norm
 
@@ -196,6 +206,9 @@ class Engine:
         path, _ = self._engine.load_checkpoint(str(folder), tag="state")
         if path is None:
             raise UserError(f"{folder}: holds no DeepSpeed state; remove this checkpoint folder")
+        self._skipped_before = self._engine.skipped_steps
+        for group in self.parameter_groups:
+            group["fused"] = True  # what was saved may say otherwise, and would win
 
 
 def _import_deepspeed(device: torch.device) -> Any:

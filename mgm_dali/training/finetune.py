@@ -15,10 +15,10 @@ from mgm_dali.models import build_classifier, load_pretrained
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.training.classes import with_num_classes
-from mgm_dali.training.computing import prepare, with_kernel, with_precision
+from mgm_dali.training.computing import measured_clips, prepare, with_kernel, with_precision
 from mgm_dali.training.engine import Engine, join_world
 from mgm_dali.training.evaluate import evaluate_network
-from mgm_dali.training.loop import Task, train
+from mgm_dali.training.loop import Task, start_from, train
 
 __all__ = ["finetune"]
 
@@ -31,12 +31,12 @@ def finetune(config: RunConfig) -> Path:
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     classifier = build_classifier(config.model)
     tokens = classifier.grid.num_tokens
-    shapes = attention_shapes(config.model, 1, tokens)
+    shapes = attention_shapes(config.model, measured_clips(config, world.device), tokens)
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=False)
     start = "random weights: model.init is not set"
     if config.model.init:
-        start = str(load_pretrained(classifier, config.model.init))
-    prepare(classifier, config)
+        start = start_from(config, classifier)
+    unusual = prepare(classifier, config)
     parameters = sum(p.numel() for p in classifier.parameters())
     groups = param_groups_layer_decay(
         classifier,
@@ -54,7 +54,9 @@ def finetune(config: RunConfig) -> Path:
             f"precision  {precision}",
             f"attention  {kernel}",
             f"weights    {start}",
-            f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
+            *unusual,
+            f"network    {config.model.name}, {config.model.attention} attention, "
+            f"{parameters / 1e6:.1f} M parameters, "
             f"{config.model.num_classes} classes, "
             f"{forward_gflops(config.model, tokens):.1f} GFLOPs a clip and forward pass",
         ],

@@ -16,12 +16,13 @@ from mgm_dali import __version__
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.models import Autoencoder, Classifier
+from mgm_dali.models import Autoencoder, Classifier, load_pretrained
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.training.checkpoint import (
     Position,
     checksum,
+    complete_steps,
     find_checkpoint,
     save_checkpoint,
 )
@@ -32,7 +33,7 @@ from mgm_dali.training.metrics import MetricsFile
 from mgm_dali.training.run_folder import run_folder
 from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
 
-__all__ = ["Task", "train"]
+__all__ = ["Task", "start_from", "train"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Task:
     needs_motion: bool
     description: list[str]
     """Lines for the head of the log: weights, network, mask."""
+
+
+def start_from(config: RunConfig, network: Autoencoder | Classifier) -> str:
+    """Takes the weights of `model.init`, unless the run is resumed; what became of them."""
+    if complete_steps(config.output_dir):
+        return "those of this run's checkpoint"
+    assert config.model.init is not None, "asked before"
+    return str(load_pretrained(network, config.model.init))
 
 
 def train(config: RunConfig, task: Task, world: World) -> Path:

@@ -17,12 +17,18 @@ from mgm_dali.masking import (
     hidden_per_slice,
     make_mask,
 )
-from mgm_dali.models import build_autoencoder, load_pretrained
+from mgm_dali.models import build_autoencoder
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
-from mgm_dali.training.computing import compiling, prepare, with_kernel, with_precision
+from mgm_dali.training.computing import (
+    compiling,
+    measured_clips,
+    prepare,
+    with_kernel,
+    with_precision,
+)
 from mgm_dali.training.engine import Engine, join_world
-from mgm_dali.training.loop import Task, train
+from mgm_dali.training.loop import Task, start_from, train
 
 __all__ = ["pretrain"]
 
@@ -37,12 +43,13 @@ def pretrain(config: RunConfig) -> Path:
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
     num_decoded = decoded_count(num_hidden, config.mask.decoded_share)
     visible = grid.num_tokens - num_hidden
-    shapes = attention_shapes(config.model, 1, visible, num_decoded)
+    clips = measured_clips(config, world.device)
+    shapes = attention_shapes(config.model, clips, visible, num_decoded)
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=True)
     description = [f"precision  {precision}", f"attention  {kernel}"]
     if config.model.init:
-        description.append(f"weights    {load_pretrained(autoencoder, config.model.init)}")
-    prepare(autoencoder, config)
+        description.append(f"weights    {start_from(config, autoencoder)}")
+    description += prepare(autoencoder, config)
     mask_of = _compiled(config, grid, world.device) if config.mask.compile else make_mask
 
     def loss(engine: Engine, batch: ClipBatch) -> Tensor:
@@ -56,7 +63,8 @@ def pretrain(config: RunConfig) -> Path:
 
     parameters = sum(p.numel() for p in autoencoder.parameters())
     description += [
-        f"network    {config.model.name}, {parameters / 1e6:.1f} M parameters, "
+        f"network    {config.model.name}, {config.model.attention} attention, "
+        f"{config.model.decoder_depth} decoder blocks, {parameters / 1e6:.1f} M parameters, "
         f"{forward_gflops(config.model, visible, num_decoded):.1f} GFLOPs a clip and forward pass",
         f"mask       {config.mask.strategy}, ratio {config.mask.ratio}: {num_hidden} of "
         f"{grid.num_tokens} tokens hidden, {num_decoded} of them predicted",

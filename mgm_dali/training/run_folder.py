@@ -67,5 +67,5 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
+        elif old != new and old != "auto":  # what was left open says nothing of the numbers
             yield f"{prefix}{key}: {old} -> {new}"
