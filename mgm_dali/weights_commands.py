@@ -1,6 +1,8 @@
 """`mgm-dali import` and `export`: anyone's weights to ours, and ours to anyone's."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mgm_dali.data_commands import say
@@ -27,7 +29,9 @@ def import_weights(source: Path, folder: Path, overrides: Sequence[str] = ()) ->
     _require_new(folder)
     network, report = _open(source, overrides)
     say(f"{report}")
-    say(_write_ours(network, report, folder))
+    with _all_or_nothing(folder):
+        done = _write_ours(network, report, folder)
+    say(done)
 
 
 def export_weights(source: Path, output: Path, to: str, overrides: Sequence[str] = ()) -> None:
@@ -38,9 +42,13 @@ def export_weights(source: Path, output: Path, to: str, overrides: Sequence[str]
     if to not in EXPORTS:
         raise UserError(f"--to {to!r}: expected one of {', '.join(EXPORTS)}")
     _require_new(output)
+    if to == "videomae" and output.suffix != ".pth":
+        raise UserError(f"{output}: VideoMAE's scripts read a .pth; name one, as weights.pth")
     network, report = _open(source, overrides)
     say(f"{report}")
-    say(EXPORTS[to](network, report, output))
+    with _all_or_nothing(output):
+        done = EXPORTS[to](network, report, output)
+    say(done)
 
 
 def _write_ours(network: Network, report: LoadReport, folder: Path) -> str:
@@ -68,8 +76,6 @@ def _write_huggingface(network: Network, report: LoadReport, folder: Path) -> st
 
 def _write_videomae(network: Network, report: LoadReport, path: Path) -> str:
     _require_whole(report)
-    if path.suffix != ".pth":
-        raise UserError(f"{path}: VideoMAE's scripts read a .pth; name one, as weights.pth")
     export_videomae(network, path)
     return f"{path}: VideoMAE's run_class_finetuning.py takes it with --finetune {path}"
 
@@ -93,6 +99,25 @@ def _open(source: Path, overrides: Sequence[str]) -> tuple[Network, LoadReport]:
 def _require_new(output: Path) -> None:
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise UserError(f"{output}: is there already, and is not replaced; choose another name")
+
+
+@contextmanager
+def _all_or_nothing(output: Path) -> Iterator[None]:
+    """Removes what was written to `output`, which was new, unless all of it could be."""
+    was_there = output.is_dir()
+    try:
+        yield
+    except BaseException as error:
+        if output.is_dir():
+            shutil.rmtree(output, ignore_errors=True)
+            if was_there:
+                output.mkdir(exist_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{output}: cannot be written ({error}); nothing of it was kept. Free some space, "
+                "or choose another place, and run the same command"
+            ) from None
+        raise
 
 
 def _require_whole(report: LoadReport) -> None:

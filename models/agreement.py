@@ -15,6 +15,7 @@ from mgm_dali.models.written_for import WeightsError, WrittenFor
 
 __all__ = ["compare_networks", "require_biases"]
 
+PLAIN_BLOCK = "timm.models.vision_transformer.Block"
 LARGEST_EPSILON = 1e-5
 """torch's own default. Up to it outputs differ by about 1e-5 from those with 1e-6."""
 
@@ -31,6 +32,8 @@ def compare_networks(
                 f"{written.source}: is of {written.name}, this network is {config.name}; "
                 f"set model.name={written.name}"
             )
+        if written.architecture is not None:
+            notes += _compare_blocks(written)
         _require_same_layers(config, written, takes_decoder)
         _require_same_arithmetic(found, written, takes_decoder, takes_head)
         notes += _smaller_differences(written, takes_decoder)
@@ -51,11 +54,31 @@ def _require_same_layers(config: ModelConfig, written: WrittenFor, takes_decoder
         ]
     for key, theirs, ours in layers:
         if theirs not in (None, ours):
-            raise WeightsError(
-                f"{written.source}: {key} is {theirs}, {config.name} has {ours}: no shape differs, "
-                f"but the numbers would. Choose a model.name with as many; if the file is wrong "
-                f"(converted small models say 16 heads and have 6), correct {key} in it"
+            repair = (
+                f"Choose a model.name with as many; if the file is wrong (converted small models "
+                f"say 16 heads and have 6), correct {key} in it"
             )
+            if written.architecture is not None:
+                repair = f"It is timm's {written.architecture:.60}; take one with as many"
+            raise WeightsError(
+                f"{written.source}: {key} is {theirs}, {config.name} has {ours}: if no shape "
+                f"differs, the numbers would. {repair}"
+            )
+
+
+def _compare_blocks(written: WrittenFor) -> list[str]:
+    """Of an image network by timm: its blocks must compute what ours do."""
+    if written.block is None:
+        return [
+            f"timm knows no architecture {written.architecture!r:.60}: heads, activation and order "
+            f"of layers were not compared"
+        ]
+    if written.block != PLAIN_BLOCK:
+        raise WeightsError(
+            f"{written.source}: {written.architecture:.60} has blocks of another kind "
+            f"({written.block}, ours compute as {PLAIN_BLOCK}); take a plain vision transformer"
+        )
+    return []
 
 
 def _require_same_arithmetic(
@@ -102,7 +125,7 @@ def _smaller_differences(written: WrittenFor, takes_decoder: bool) -> list[str]:
     notes = []
     if written.norm_epsilon not in (None, NORM_EPSILON):
         notes.append(
-            f"layer_norm_eps is {written.norm_epsilon} in config.json, {NORM_EPSILON} here, as "
+            f"its layer_norm_eps is {written.norm_epsilon}, {NORM_EPSILON} here, as "
             "VideoMAE was trained: outputs differ by about 1e-5"
         )
     if takes_decoder and written.normalised_target is False:

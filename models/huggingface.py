@@ -15,6 +15,7 @@ from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
 from mgm_dali.models.block import MLP_RATIO, NORM_EPSILON
 from mgm_dali.models.patches import CHANNELS
 from mgm_dali.models.vit import BACKBONES
+from mgm_dali.models.written_for import WeightsError
 
 __all__ = [
     "KEY_BIAS",
@@ -64,17 +65,23 @@ def huggingface_origins(names: Iterable[str]) -> dict[str, list[str]]:
     """VideoMAE's pretraining names, each with Hugging Face's that it is made of, in their order.
 
     What has no counterpart keeps its name; biases on keys are left out, for they have no effect.
+    Raises `WeightsError` where two names are of one parameter.
     """
     origins: dict[str, list[str]] = {}
     for name in names:
         if not name.endswith("attention.attention.key.bias"):
             bare = name.startswith(("embeddings.", "encoder.layer.", "layernorm."))
             full = f"videomae.{name}" if bare else name
-            origins[_rename(full, _PREFIXES, _IN_BLOCK | _IN_BLOCK_NEW_SPELLING)] = [name]
+            ours = _rename(full, _PREFIXES, _IN_BLOCK | _IN_BLOCK_NEW_SPELLING)
+            if ours in origins:
+                raise WeightsError(f"{origins[ours][0]} and {name} are the same; keep one")
+            origins[ours] = [name]
     for first in [name for name in origins if name.endswith(".attn.q.weight")]:
         block = first.removesuffix("q.weight")
         parts = [f"{block}{part}.weight" for part in "qkv"]
         if all(part in origins for part in parts):
+            if joined := origins.get(f"{block}qkv.weight"):
+                raise WeightsError(f"{joined[0]} and {origins[first][0]} are the same; keep one")
             origins[f"{block}qkv.weight"] = [origins.pop(part)[0] for part in parts]
     return origins
 

@@ -16,7 +16,8 @@ from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
 from mgm_dali.models.patches import CHANNELS
 from mgm_dali.models.position import position_grid
 from mgm_dali.models.vit import BACKBONES
-from mgm_dali.models.weight_files import FoundWeights, WeightsError
+from mgm_dali.models.weight_files import FoundWeights
+from mgm_dali.models.written_for import WeightsError
 
 __all__ = ["from_image_network"]
 
@@ -47,8 +48,7 @@ def from_image_network(found: FoundWeights, config: ModelConfig) -> FoundWeights
     start.require_known_layers()
     start.leave_what_is_of_images(config)
     start.embed_tubelets()
-    for name in [name for name in start.tensors if name.endswith(".attn.qkv.weight")]:
-        start.split_bias(name.removesuffix("qkv.weight"))
+    start.split_biases()
     for name in [name for name in start.tensors if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
         start.fold_scale(name)
     if POSITIONS not in start.left and POSITIONS in start.tensors:
@@ -145,8 +145,26 @@ class _Conversion:
             return None
         return std / their_std, (mean - their_mean) / their_std
 
-    def split_bias(self, attention: str) -> None:
-        """`qkv.bias` `[3D]` to those of queries and values; that of keys has no effect."""
+    def split_biases(self) -> None:
+        """Every block's `qkv.bias` to those of queries and values, which some files have as such.
+
+        Raises `WeightsError` unless all blocks have the one, all the other, or none any.
+        """
+        qkv = [name for name in self.tensors if name.endswith(".attn.qkv.weight")]
+        blocks = [name.removesuffix("qkv.weight") for name in qkv]
+        joint = [each for each in blocks if f"{each}qkv.bias" in self.tensors]
+        apart = [e for e in blocks if {f"{e}q_bias", f"{e}v_bias"} & self.tensors.keys()]
+        if len(joint) not in (0, len(blocks)) or len(apart) not in (0, len(blocks) - len(joint)):
+            raise WeightsError(
+                f"{self.found.path}: of {len(blocks)} blocks {len(joint)} have qkv.bias and "
+                f"{len(apart)} q_bias or v_bias, which no vision transformer of timm's has; save "
+                "all its parameters again"
+            )
+        for block in blocks if not apart else []:
+            self._split_bias(block)
+
+    def _split_bias(self, attention: str) -> None:
+        """`[3D]` to q_bias and v_bias; that of keys has no effect."""
         width = self.tensors[EMBEDDING].shape[0]
         name = f"{attention}qkv.bias"
         bias, how = self.tensors.pop(name, None), "of qkv.bias; that of keys has no effect"
@@ -187,7 +205,8 @@ class _Conversion:
             for name in ("reg_token", "register_tokens")
             if name in self.tensors and self.tensors[name].ndim == 3
         )
-        for num_prefix in (0, 1, num_registers, 1 + num_registers):
+        num_class = 2 if "dist_token" in self.tensors else 1
+        for num_prefix in (0, num_class, num_registers, num_class + num_registers):
             side = math.isqrt(max(count - num_prefix, 0))
             if side > 0 and side**2 == count - num_prefix:
                 break

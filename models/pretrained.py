@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
+from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES
 from mgm_dali.models.agreement import compare_networks, require_biases
 from mgm_dali.models.autoencoder import Autoencoder
 from mgm_dali.models.classifier import Classifier
@@ -19,23 +19,10 @@ from mgm_dali.models.load_report import KeyFate, LoadReport, collapse
 from mgm_dali.models.recognise import fitting_backbones, measure
 from mgm_dali.models.saving import official_state
 from mgm_dali.models.vit import BACKBONES
-from mgm_dali.models.weight_files import (
-    CONFIG_NAME,
-    FoundWeights,
-    WeightsError,
-    newest_weights,
-    read_model_config,
-    read_weights,
-)
+from mgm_dali.models.weight_files import FoundWeights, read_weights
+from mgm_dali.models.written_for import WeightsError
 
-__all__ = [
-    "LoadReport",
-    "WeightsError",
-    "load_pretrained",
-    "load_run_model_config",
-    "newest_weights",
-    "take_weights",
-]
+__all__ = ["LoadReport", "load_pretrained", "take_weights"]
 
 
 def load_pretrained(module: Autoencoder | Classifier, source: str | Path) -> LoadReport:
@@ -65,11 +52,6 @@ def take_weights(module: Autoencoder | Classifier, found: FoundWeights) -> LoadR
             state[name].copy_(found.tensors[name])
     fates = _fates(module, state, set(taken), found)
     return LoadReport(found.path, fates, found.notes + notes, found.learned_on_images)
-
-
-def load_run_model_config(run_folder: str | Path) -> ModelConfig:
-    """The configuration of the network whose weights a run folder holds; raises `WeightsError`."""
-    return read_model_config(Path(run_folder) / "weights" / CONFIG_NAME)
 
 
 def _choose_parts(
@@ -137,8 +119,6 @@ def _why_not_taken(part: str, module: Autoencoder | Classifier, found: FoundWeig
         return None
     if weight.ndim == 2 and weight.shape[0] != module.head.out_features:
         return f"head has {weight.shape[0]} classes in the file, {module.head.out_features} here"
-    if not any(_part_of(name) == "fc_norm" for name in found.tensors):
-        return "head reads one token in the file (it has no fc_norm), the mean of all here"
     return None
 
 
@@ -176,10 +156,10 @@ def _check_tensors(
                 f"{list(ours.shape)}; "
                 + (_how_to_stretch(name, theirs, ours) or _how_to_fit(module, found))
             )
-        if not torch.isfinite(theirs).all():
+        if not torch.isfinite(theirs.float()).all():
             raise WeightsError(
-                f"{found.path}: {name} holds numbers that are not finite: the run that wrote it "
-                "diverged. Take earlier weights"
+                f"{found.path}: {name} holds numbers that are not finite in float32: the run that "
+                "wrote it diverged. Take earlier weights"
             )
 
 
@@ -203,6 +183,10 @@ def _how_to_fit(module: Autoencoder | Classifier, found: FoundWeights) -> str:
     names = fitting_backbones(found)
     looks = f"the file has {depth} blocks of width {width} and {decoder_depth} decoder blocks"
     ours = f"this is {config.name} with decoder_depth {config.decoder_depth}"
+    divided = any(".temporal_attn." in name for name in found.tensors)
+    attention = "divided" if divided else "joint"
+    if config.name in names and attention != config.attention and not found.learned_on_images:
+        return f"the file has {attention} attention; set model.attention={attention}"
     if not names:
         return f"{looks}, {ours}; no model.name ({', '.join(BACKBONES)}) fits"
     depths = (0, config.decoder_depth) if isinstance(module, Autoencoder) else (decoder_depth,)

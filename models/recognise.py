@@ -7,11 +7,13 @@ from typing import Any
 from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig, RunConfig, override_config
 from mgm_dali.errors import UserError
+from mgm_dali.models.load_report import collapse
 from mgm_dali.models.position import position_grid
 from mgm_dali.models.vit import BACKBONES
 from mgm_dali.models.weight_files import FoundWeights
+from mgm_dali.models.written_for import WeightsError
 
-__all__ = ["fitting_backbones", "is_classifier", "measure", "recognise"]
+__all__ = ["count_classes", "fitting_backbones", "is_classifier", "measure", "recognise"]
 
 MAX_TOKENS = 2**17
 MAX_DECODER_DEPTH = 2**7
@@ -38,7 +40,21 @@ def recognise(found: FoundWeights, overrides: Sequence[str] = ()) -> ModelConfig
             f"decoder blocks, more than is built ({MAX_TOKENS} and {MAX_DECODER_DEPTH}); set "
             "model.num_frames, model.image_size and model.decoder_depth to what is right"
         )
+    _require_same_task(found, config)
     return config
+
+
+def count_classes(found: FoundWeights) -> int | None:
+    """Rows of a classifier's head; None: it has none. Raises `WeightsError` for a head of less."""
+    head = found.tensors.get("head.weight")
+    if head is None or found.is_of_images:
+        return None
+    if head.ndim != 2 or len(head) < 2:
+        raise WeightsError(
+            f"{found.path}: head.weight is {list(head.shape)}, expected [classes, width] of at "
+            "least 2 classes; take weights of a classifier, or save them without their head"
+        )
+    return len(head)
 
 
 def is_classifier(found: FoundWeights) -> bool:
@@ -82,7 +98,7 @@ def _settings(found: FoundWeights) -> dict[str, Any]:
     if decoder_depth := _count_blocks("decoder", found):
         settings["decoder_depth"] = decoder_depth
     if is_classifier(found):
-        settings["num_classes"] = len(found.tensors["head.weight"])
+        settings["num_classes"] = count_classes(found)
     return settings
 
 
@@ -93,6 +109,12 @@ def _require_told(found: FoundWeights, settings: Sequence[str]) -> None:
     given = {setting.partition("=")[0] for setting in settings}
     if "model.name" not in given:
         width, depth, _ = measure(found)
+        if not width:
+            some = collapse(found.origins.values()) or "nothing of it"
+            raise UserError(
+                f"{found.path}: lacks encoder.patch_embed.proj.bias; it holds {some:.200}. "
+                "Expected weights of VideoMAE, of Hugging Face's, or of an image network"
+            )
         raise UserError(
             f"{found.path}: has {depth} blocks of width {width}, as no backbone of ours "
             f"({', '.join(BACKBONES)}); if it is of one, set model.name"
@@ -102,6 +124,34 @@ def _require_told(found: FoundWeights, settings: Sequence[str]) -> None:
         raise UserError(
             f"{found.path}: does not say on which clips it learned; add what they were, as {hint}"
         )
+
+
+def _require_same_task(found: FoundWeights, config: ModelConfig) -> None:
+    """Refuses settings of other clips or classes than the weights have learned, where it is known.
+
+    To name them anew would hide from whoever takes them that they learned something else.
+    """
+    written = found.written_for
+    is_of_images = found.is_of_images or found.learned_on_images
+    known: list[tuple[str, Any, Any]] = []
+    if written is not None and written.clip is not None and not is_of_images:
+        known = [("positions of", written.clip, config.position_clip)]
+        clip = written.clip
+        if written.config is not None:
+            clip = (written.config.num_frames, written.config.image_size)
+        known.append(("clips of", clip, (config.num_frames, config.image_size)))
+    if is_classifier(found):
+        known.append(("number of classes", count_classes(found), config.num_classes))
+    for what, theirs, ours in known:
+        if theirs != ours:
+            raise UserError(
+                f"{found.path}: learned {what} {_spell(theirs)}, and the settings say "
+                f"{_spell(ours)}; give them to the run that takes the folder"
+            )
+
+
+def _spell(value: Any) -> str:
+    return "{} frames of {} pixels".format(*value) if isinstance(value, tuple) else str(value)
 
 
 def _count_blocks(side: str, found: FoundWeights) -> int:

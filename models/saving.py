@@ -3,11 +3,15 @@
 Every file appears whole or not at all.
 """
 
+import errno
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,7 +41,7 @@ def save_weights(
 
     `state` gives the weights where the module itself holds rounded copies of them, or more than is
     to be kept. The configuration goes first, so that weights never lack it. `learned_on_images`
-    keeps in mind that they know of no clip's positions.
+    keeps in mind that they know of no clip's positions. Raises `OSError` if the disk is full.
     """
     path = Path(path)
     kept = config.model_dump(mode="json", exclude={"init"})
@@ -47,7 +51,7 @@ def save_weights(
     metadata = {"format": "pt", "network": type(module).__name__.lower(), "name": config.name}
     if learned_on_images:
         metadata[LEARNED_ON] = "images"
-    with whole_file(path, synced=True) as partial:
+    with _written_whole(path) as partial:
         save_file(_float32(state or module.state_dict()), partial, metadata=metadata)
 
 
@@ -63,7 +67,7 @@ def export_huggingface(module: Autoencoder | Classifier, folder: str | Path) -> 
     num_classes = module.head.out_features if isinstance(module, Classifier) else None
     _write_json(huggingface_config(module.config, num_classes), folder / CONFIG_NAME)
     _write_json(preprocessor_config(module.config), folder / "preprocessor_config.json")
-    with whole_file(folder / "model.safetensors", synced=True) as partial:
+    with _written_whole(folder / "model.safetensors") as partial:
         tensors = to_huggingface(_float32(official_state(module)))
         save_file(tensors, partial, metadata={"format": "pt"})
 
@@ -79,7 +83,7 @@ def export_videomae(module: Autoencoder | Classifier, path: str | Path) -> None:
     arguments = {"num_frames": config.num_frames, "input_size": config.image_size}
     if isinstance(module, Autoencoder):
         arguments["decoder_depth"] = config.decoder_depth
-    with whole_file(Path(path), synced=True) as partial:
+    with _written_whole(Path(path)) as partial:
         torch.save({"model": _float32(module.state_dict()), "args": arguments}, partial)
 
 
@@ -107,6 +111,20 @@ def _require_videomae(config: ModelConfig) -> None:
 
 def _float32(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in state.items()}
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A file that appears whole; the writers' own errors become the `OSError` that they stand for.
+
+    Of a full disk safetensors says `SafetensorError` and torch `RuntimeError`.
+    """
+    try:
+        with whole_file(path, synced=True) as partial:
+            yield partial
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(errno.EIO, f"cannot be written ({reason})", str(path)) from None
 
 
 def _write_json(tree: dict[str, Any], path: Path) -> None:

@@ -25,18 +25,16 @@ from mgm_dali.models.huggingface import (
 from mgm_dali.models.written_for import (
     WeightsError,
     WrittenFor,
+    printable,
     read_arguments,
     read_description,
-    read_model_config,
 )
 
 __all__ = [
     "CONFIG_NAME",
     "LEARNED_ON",
     "FoundWeights",
-    "WeightsError",
     "newest_weights",
-    "read_model_config",
     "read_weights",
 ]
 
@@ -47,6 +45,8 @@ _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONTAINERS = ("model", "module", "state_dict")
 _WRAPPERS = re.compile(r"^((module|_orig_mod|backbone)\.)+")
 """What DistributedDataParallel, torch.compile and detection frameworks put before a name."""
+_ONE_TOKEN = "reads one token in the file (it has no fc_norm), the mean of all here"
+_PLAIN_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TRUNK = ("patch_embed.", "blocks.", "norm.", "pos_embed", "time_embed")
 
 
@@ -104,18 +104,28 @@ def read_weights(source: Path) -> FoundWeights:
     origins = {name: [name] for name in bare}
     tensors = {name: plain[key] for name, key in bare.items()}
     if is_huggingface(tensors):
-        origins, tensors = huggingface_origins(tensors), from_huggingface(tensors)
+        try:
+            origins, tensors = huggingface_origins(tensors), from_huggingface(tensors)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
     used = {bare[name] for parts in origins.values() for name in parts}
-    no_effect = dict.fromkeys(plain.keys() - used, KEY_BIAS)
+    unused = {
+        key: KEY_BIAS if key.endswith(".key.bias") else "unknown here"
+        for key in plain
+        if key not in used
+    }
     unread = dict.fromkeys(content.tensors.keys() - plain.keys(), "no plain floating-point tensor")
-    return FoundWeights(
+    found = FoundWeights(
         path,
         {_official(name): tensor for name, tensor in tensors.items()},
         {_official(name): " + ".join(bare[part] for part in origins[name]) for name in tensors},
-        {key: no_effect[key] for key in plain if key in no_effect} | unread | content.others,
+        unused | unread | content.others,
         written_for,
         content.learned_on_images,
     )
+    if not found.is_of_images and "fc_norm.weight" not in found.tensors:
+        found.left.update({n: _ONE_TOKEN for n in found.tensors if n.startswith("head.")})
+    return found
 
 
 def newest_weights(source: Path) -> Path:
@@ -143,6 +153,8 @@ def newest_weights(source: Path) -> Path:
                 f"{source}: holds weights in several files, and only whole ones are read; save "
                 "them in one: save_pretrained(folder, max_shard_size='50GB')"
             )
+    if shards := sorted(source.glob("mp_rank_*_model_states.pt")):
+        raise WeightsError(f"{source}: holds DeepSpeed's files; name the one to read: {shards[0]}")
     raise WeightsError(
         f"{source}: holds no weights; expected weights/step-N.safetensors (a run folder) or "
         f"{' or '.join(_FOLDER_FILES)} (a folder of Hugging Face or timm)"
@@ -152,10 +164,11 @@ def newest_weights(source: Path) -> Path:
 def _read_safetensors(path: Path) -> _Content:
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {printable(name): file.get_tensor(name) for name in file.keys()}
             learned_on = (file.metadata() or {}).get(LEARNED_ON)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read: {error}; copy or save it again") from None
+        reason = printable(str(error))
+        raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
     return _Content(tensors, {}, learned_on_images=learned_on == "images")
 
 
@@ -170,13 +183,15 @@ def _read_pickle(path: Path) -> _Content:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"it asks for {culprit[1]}" if culprit else "it is not a checkpoint of torch"
+        found = (
+            f"it asks for {printable(culprit[1])}" if culprit else "it is not a checkpoint of torch"
+        )
         raise WeightsError(
             f"{path}: refused, for {found}, and only plain tensors are read; nothing of it was "
             "executed. Save the state dict alone: torch.save(model.state_dict(), ...)"
         ) from None
     except Exception as error:  # broken bytes make the unpickler fail in every way there is
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = printable((str(error).splitlines() or [type(error).__name__])[0])
         raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected named tensors, found a {type(content).__name__}")
@@ -185,11 +200,12 @@ def _read_pickle(path: Path) -> _Content:
     arguments = content.get("args")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
-    others = {str(name): "no tensor" for name, v in entries.items() if not isinstance(v, Tensor)}
+    named = [(printable(str(name)), value) for name, value in entries.items()]
+    others = {name: "no tensor" for name, value in named if not isinstance(value, Tensor)}
     if container is not None:
-        others |= {str(name): "not the weights" for name in content if name != container}
+        others |= {printable(str(n)): "not the weights" for n in content if n != container}
     return _Content(
-        {str(name): value for name, value in entries.items() if isinstance(value, Tensor)},
+        {name: value for name, value in named if isinstance(value, Tensor)},
         others,
         read_arguments(arguments, path) if isinstance(arguments, Mapping) else None,
     )
@@ -211,7 +227,7 @@ def _is_plain(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     stored = tensor.untyped_storage().nbytes() // tensor.element_size()
-    return tensor.is_floating_point() and tensor.numel() <= stored
+    return tensor.dtype in _PLAIN_TYPES and tensor.numel() <= stored
 
 
 def _official(name: str) -> str:

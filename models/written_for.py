@@ -6,18 +6,29 @@ that VideoMAE's scripts keep in a .pth. All of it is data from anywhere: each va
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import timm
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
-from mgm_dali.config import ModelConfig
+from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models.vit import BACKBONES
 
-__all__ = ["WeightsError", "WrittenFor", "read_arguments", "read_description", "read_model_config"]
+__all__ = [
+    "WeightsError",
+    "WrittenFor",
+    "printable",
+    "read_arguments",
+    "read_description",
+    "read_model_config",
+]
 
 MAX_BYTES = 2**24
 """A longer config.json is none."""
@@ -44,6 +55,10 @@ class WrittenFor:
     decoder_depth: int | None = None
     clip: tuple[int, int] | None = None
     """Frames, and height and width in pixels, of the clips whose positions were learned."""
+    architecture: str | None = None
+    """An image network's name in timm."""
+    block: str | None = None
+    """The class of its blocks."""
     activation: str | None = None
     norm_epsilon: float | None = None
     mean_pooling: bool | None = None
@@ -77,6 +92,9 @@ class _HuggingFace(_Described):
     num_attention_heads: Count = 12
     decoder_num_attention_heads: Count = 6
     decoder_num_hidden_layers: Count = 4
+    tubelet_size: Count = 2
+    patch_size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 16
+    qkv_bias: bool = True
     hidden_act: str = "gelu"
     layer_norm_eps: float = Field(1e-12, ge=0)
     use_mean_pooling: bool = True
@@ -90,6 +108,8 @@ class _Pixels(_Described):
 
 
 class _TimmLayers(_Described):
+    width: Count | None = Field(None, alias="embed_dim")
+    depth: Count | None = None
     num_heads: Count | None = None
 
 
@@ -160,6 +180,17 @@ def _of_huggingface(tree: dict[str, Any], path: Path) -> WrittenFor:
         found = _HuggingFace.model_validate(tree)
     except ValidationError as error:
         raise WeightsError(f"{path}: {_problem(error)}; take the original file") from None
+    ours = {
+        "tubelet_size": (TUBELET_FRAMES,),
+        "patch_size": (PATCH_PIXELS, [PATCH_PIXELS, PATCH_PIXELS]),
+        "qkv_bias": (True,),
+    }
+    for key, values in ours.items():
+        if getattr(found, key) not in values:
+            raise WeightsError(
+                f"{path}: {key} is {getattr(found, key)}, every network here has {values[0]}; "
+                "take weights that were trained with it"
+            )
     size = found.image_size
     sides = size if isinstance(size, list) else [size, size]
     if sides[0] != sides[1]:
@@ -176,7 +207,7 @@ def _of_huggingface(tree: dict[str, Any], path: Path) -> WrittenFor:
         norm_epsilon=found.layer_norm_eps,
         mean_pooling=found.use_mean_pooling,
         normalised_target=found.norm_pix_loss,
-        transformers_version=found.transformers_version or "",
+        transformers_version=printable(found.transformers_version or ""),
     )
 
 
@@ -188,11 +219,33 @@ def _of_timm(tree: dict[str, Any], path: Path) -> WrittenFor:
     mean, std = found.pretrained_cfg.mean, found.pretrained_cfg.std
     return WrittenFor(
         str(path),
-        num_heads=found.model_args.num_heads,
-        activation="quickgelu" if "quickgelu" in found.architecture else None,
+        architecture=printable(found.architecture),
         pixel_mean=None if mean is None else tuple(mean),
         pixel_std=None if std is None else tuple(std),
+        **_timm_layers(found.architecture) | found.model_args.model_dump(exclude_none=True),
     )
+
+
+def _timm_layers(architecture: str) -> dict[str, Any]:
+    """What timm builds by this name, without memory; empty where it knows no such name."""
+    if not timm.is_model(architecture):  # so that no name leads to a file or to the network
+        return {}
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # old names
+        network = timm.create_model(architecture, pretrained=False)
+    blocks = getattr(network, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        return {"block": type(network).__qualname__}
+    block, first = type(blocks[0]), blocks[0]
+    activation = getattr(getattr(first, "mlp", None), "act", None)
+    is_exact = isinstance(activation, nn.GELU) and activation.approximate == "none"
+    return {
+        "block": f"{block.__module__}.{block.__qualname__}",
+        "width": getattr(network, "embed_dim", None),
+        "depth": len(blocks),
+        "num_heads": getattr(getattr(first, "attn", None), "num_heads", None),
+        "activation": "gelu" if is_exact else type(activation).__name__,
+        "norm_epsilon": getattr(getattr(first, "norm1", None), "eps", None),
+    }
 
 
 def _checked_config(tree: dict[str, Any], path: Path) -> ModelConfig:
@@ -209,9 +262,14 @@ def _problem(error: ValidationError) -> str:
     """The first thing that is wrong: key, what is expected, what was found."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ")
+    message = printable(first["msg"].removeprefix("Value error, "))
     found = f"{first['input']!r:.40}"
-    return f"{key}: {message}, found {found}" if key else message
+    return f"{printable(key)}: {message}, found {found}" if key else message
+
+
+def printable(text: str) -> str:
+    """Text from a file with its control characters as escapes; a backslash is doubled."""
+    return text if text.isprintable() and "\\" not in text else ascii(text)[1:-1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from small_timesformer import small_timesformer
 
 from mgm_dali.config import ModelConfig
 from mgm_dali.models import Autoencoder, build_autoencoder, build_classifier, load_pretrained
-from mgm_dali.models.pretrained import WeightsError
+from mgm_dali.models.agreement import compare_networks
 from mgm_dali.models.saving import export_huggingface, export_videomae, save_weights
+from mgm_dali.models.weight_files import FoundWeights
+from mgm_dali.models.written_for import WeightsError, read_description
 
 CONFIG = tiny_config(num_classes=7)
 """Clips of 4 frames of 64 pixels."""
@@ -136,6 +138,20 @@ def test_learned_positions_of_other_clips_say_how_to_stretch_them(
 # Layers and arithmetic
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("joint", "divided"), ("divided", "joint")])
+def test_another_attention_over_time_is_refused_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: str, ours: str
+) -> None:
+    small_timesformer(monkeypatch)
+    network = build_autoencoder(tiny_config("timesformer_base", attention=theirs))
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=f"has {theirs} attention; set model.attention={theirs}"):
+        load_pretrained(
+            build_autoencoder(tiny_config("timesformer_base", attention=ours)),
+            tmp_path / "w.safetensors",
+        )
+
+
 def changed_json(autoencoder: Autoencoder, folder: Path, **changes: Any) -> Path:
     export_huggingface(autoencoder, folder)
     tree = json.loads((folder / "config.json").read_text()) | changes
@@ -185,6 +201,57 @@ def test_plain_pixels_are_noted(tmp_path: Path, autoencoder: Autoencoder) -> Non
     folder = changed_json(autoencoder, tmp_path, norm_pix_loss=False)
     report = load_pretrained(build_autoencoder(CONFIG), folder)
     assert report.notes == ["the decoder learned plain pixels, not normalised ones as here"]
+
+
+# What timm's description of an image network says
+
+
+def notes_on(architecture: str, folder: Path, **changes: Any) -> list[str]:
+    """What holding timm's description of a network against our vit_base gives."""
+    tree = {"architecture": architecture} | changes
+    (folder / "config.json").write_text(json.dumps(tree))
+    written = read_description(folder / "config.json")
+    found = FoundWeights(folder, {}, {}, {}, written, learned_on_images=True)
+    return compare_networks(
+        ModelConfig(name="vit_base"), found, takes_decoder=False, takes_head=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("vit_base_patch16_rpn_224", "blocks of another kind .*ResPostBlock"),
+        ("beit_base_patch16_224", r"blocks of another kind .*timm\.models\.beit\.Block"),
+        ("resnet50", r"blocks of another kind \(ResNet,"),
+        ("vit_base_patch32_siglip_gap_256", "activation is 'GELUTanh'"),
+        ("vit_base_patch16_clip_quickgelu_224", "activation is 'QuickGELU'"),
+        ("vit_base_patch16_gap_224", "num_attention_heads is 16, vit_base has 12"),
+        ("vit_small_patch16_224", "hidden_size is 384, vit_base has 768"),
+    ],
+)
+def test_an_architecture_of_timms_that_computes_otherwise_is_refused(
+    tmp_path: Path, architecture: str, message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message) as caught:
+        notes_on(architecture, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_of_timms_that_computes_as_ours_is_taken(tmp_path: Path) -> None:
+    assert notes_on("vit_base_patch16_224.augreg_in21k", tmp_path) == []
+    assert notes_on("vit_base_patch14_dinov2", tmp_path) == []
+    assert "layer_norm_eps is 1e-05" in str(notes_on("vit_base_patch16_clip_224", tmp_path))
+    with pytest.raises(WeightsError, match="num_attention_heads is 8"):
+        notes_on("vit_base_patch16_224", tmp_path, model_args={"num_heads": 8})
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/x", "local-dir:/etc", "../x", "v\n\x1b[31m", ""])
+def test_no_name_makes_timm_look_elsewhere(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("was built"))
+    (note,) = notes_on(name, tmp_path)
+    assert note.startswith("timm knows no architecture") and note.isprintable()
 
 
 # The command line that VideoMAE's scripts keep

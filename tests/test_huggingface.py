@@ -21,8 +21,8 @@ from mgm_dali.models import (
     load_pretrained,
 )
 from mgm_dali.models.huggingface import from_huggingface, huggingface_config, loses_biases
-from mgm_dali.models.pretrained import WeightsError
 from mgm_dali.models.saving import export_huggingface, official_state
+from mgm_dali.models.written_for import WeightsError, _HuggingFace
 
 transformers = pytest.importorskip("transformers")
 assert not loses_biases(transformers.__version__), (
@@ -175,7 +175,7 @@ def test_a_head_that_reads_one_token_is_not_taken(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     report = load_pretrained(build_classifier(CONFIG), tmp_path)
     assert report.missing == ["fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"]
-    assert "head reads one token in the file" in str(report)
+    assert "head (2): reads one token in the file" in str(report)
 
 
 def test_a_decoder_that_read_tokens_without_a_norm_is_refused(tmp_path: Path) -> None:
@@ -192,11 +192,55 @@ def test_the_epsilon_of_published_files_changes_outputs_by_less_than_the_note_sa
     theirs.save_pretrained(tmp_path)
     ours = build_autoencoder(CONFIG).eval()
     report = load_pretrained(ours, tmp_path)
-    assert "layer_norm_eps is 1e-12 in config.json, 1e-06 here" in str(report)
+    assert "layer_norm_eps is 1e-12, 1e-06 here" in str(report)
     video, mask = normal_clip(CONFIG), uneven_masks(CONFIG)
     with torch.no_grad():
         judge = theirs(frames_first(video), bool_masked_pos=mask)
         assert (ours.reconstruct(video, mask) - judge.logits).abs().max() < 1e-4
+
+
+def test_what_a_description_leaves_out_is_as_in_transformers() -> None:
+    judge = transformers.VideoMAEConfig()
+    unasked = {"transformers_version", "qkv_bias"}  # newer ones have no choice of the second
+    for key, value in _HuggingFace().model_dump(exclude=unasked).items():
+        assert value == getattr(judge, key), key
+
+
+@pytest.mark.parametrize("key", ["tubelet_size", "patch_size", "qkv_bias"])
+def test_layers_that_every_network_here_has_are_required(tmp_path: Path, key: str) -> None:
+    export_huggingface(build_autoencoder(CONFIG), tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    changed = tree | {key: {"tubelet_size": 4, "patch_size": [16, 8], "qkv_bias": False}[key]}
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(WeightsError, match=rf"config\.json: {key} is .*, every network here has"):
+        load_pretrained(build_autoencoder(CONFIG), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["query.bias", "q_bias"])
+def test_two_spellings_of_one_bias_are_refused(tmp_path: Path, name: str) -> None:
+    export_huggingface(build_autoencoder(CONFIG), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    block = "videomae.encoder.layer.0.attention.attention."
+    tensors[f"{block}{name}" if name == "query.bias" else f"{block[9:]}{name}"] = torch.ones(128)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(
+        WeightsError,
+        match=r"safetensors: \S+_bias and \S+ are the same; keep one|"
+        r"safetensors: \S+ and \S+_bias are the same; keep one",
+    ):
+        load_pretrained(build_autoencoder(CONFIG), tmp_path)
+
+
+def test_weights_in_a_pytorch_model_bin_are_read_with_their_description(tmp_path: Path) -> None:
+    network = randomised(build_autoencoder(CONFIG))
+    export_huggingface(network, tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    other = build_autoencoder(CONFIG)
+    report = load_pretrained(other, tmp_path)
+    assert not report.missing and not report.unused and not report.notes
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor)
 
 
 # The versions of transformers that lose biases

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.models import Autoencoder, build_autoencoder, build_classifier, load_pretrained
 from mgm_dali.models.patches import patchify
-from mgm_dali.models.pretrained import WeightsError
+from mgm_dali.models.written_for import WeightsError
 from mgm_dali.torchvision_ops import import_torchvision
 
 import_torchvision()
@@ -28,6 +28,9 @@ from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 CONFIG = tiny_config(num_classes=7)
 """vit_micro: 4 blocks of width 128 with 4 heads."""
+UNKNOWN = (
+    "timm knows no architecture 'vit_x': heads, activation and order of layers were not compared"
+)
 
 
 def image_network(**changes: Any) -> nn.Module:
@@ -122,7 +125,7 @@ def test_pixels_normalised_otherwise_are_folded_in(tmp_path: Path, patch_pixels:
     with torch.no_grad():
         expected = judge.forward_features(normalised(picture(), mean, std))
     assert (tokens_of_still_clip(ours, picture()) - expected).abs().max() < 1e-4
-    assert "mean folded in" in str(report) and not report.notes
+    assert "mean folded in" in str(report) and report.notes == [UNKNOWN]
 
 
 def test_pixels_normalised_as_imagenets_are_left(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_pixels_normalised_as_imagenets_are_left(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(described))
     save(image_network(), tmp_path / "model.safetensors")
     report = load_pretrained(build_autoencoder(CONFIG), tmp_path)
-    assert "folded" not in str(report) and not report.notes
+    assert "folded" not in str(report) and report.notes == [UNKNOWN]
 
 
 def dinov2_state(num_registers: int = 0, side: int = 4) -> dict[str, Tensor]:
@@ -276,17 +279,41 @@ def test_positions_that_are_no_square_are_refused(
         load_pretrained(build_autoencoder(tiny_config("timesformer_base")), path)
 
 
-@pytest.mark.parametrize(
-    ("described", "message"),
-    [
-        ({"architecture": "vit_quickgelu"}, "activation is 'quickgelu'"),
-        ({"architecture": "vit", "model_args": {"num_heads": 8}}, "num_attention_heads is 8"),
-    ],
-)
-def test_what_timm_says_of_a_network_is_held_against_ours(
-    tmp_path: Path, described: dict[str, Any], message: str
+def with_biases_apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As BEiT's and EVA's files have them."""
+    apart = {}
+    for name, tensor in state.items():
+        if name.endswith("qkv.bias"):
+            block, (q, _, v) = name.removesuffix("qkv.bias"), tensor.chunk(3)
+            apart |= {f"{block}q_bias": q.clone(), f"{block}v_bias": v.clone()}
+        else:
+            apart[name] = tensor
+    return apart
+
+
+def test_biases_that_the_file_has_apart_are_taken_as_they_are(tmp_path: Path) -> None:
+    state = image_network().state_dict()
+    one, other = build_autoencoder(CONFIG), build_autoencoder(CONFIG)
+    load_pretrained(one, save(state, tmp_path / "joint.pth"))
+    load_pretrained(other, save(with_biases_apart(state), tmp_path / "apart.pth"))
+    for key, tensor in one.encoder.state_dict().items():
+        assert torch.equal(other.encoder.state_dict()[key], tensor), key
+
+
+def test_blocks_of_which_some_have_biases_are_refused(tmp_path: Path) -> None:
+    state = image_network().state_dict()
+    lacking = {key: tensor for key, tensor in state.items() if key != "blocks.1.attn.qkv.bias"}
+    for spoilt in (lacking, state | with_biases_apart(state)):
+        with pytest.raises(WeightsError, match=r"of 4 blocks [34] have qkv\.bias and [04] q_bias"):
+            load_pretrained(build_autoencoder(CONFIG), save(spoilt, tmp_path / "w.pth"))
+
+
+def test_the_distillation_token_has_no_place_among_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(described))
-    save(image_network(), tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=message):
-        load_pretrained(build_autoencoder(CONFIG), tmp_path)
+    small_timesformer(monkeypatch)
+    table = torch.randn(1, 18, 128)
+    state = dinov2_state() | {"dist_token": torch.zeros(1, 1, 128), "pos_embed": table}
+    network = build_autoencoder(tiny_config("timesformer_base"))
+    load_pretrained(network, save(state, tmp_path / "deit.pth"))
+    assert torch.equal(network.encoder.pos_embed.data, table[:, 2:])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import randomised, tiny_config
+from safetensors.torch import save_file
 
 from mgm_dali.models import BACKBONES, build_autoencoder, build_classifier, load_pretrained
 from mgm_dali.models.load_report import KeyFate, LoadReport, collapse
@@ -95,3 +96,24 @@ def test_the_summary_says_what_is_taken_new_and_not_taken(tmp_path: Path) -> Non
         "  new: fc_norm (2), head (2)",
         "  not taken: decoder (56), encoder.norm (2), encoder_to_decoder.weight, mask_token",
     ]
+
+
+def test_control_characters_in_names_are_shown_escaped(tmp_path: Path) -> None:
+    state = build_autoencoder(CONFIG).state_dict() | {
+        "a\n\x1b[31m": torch.zeros(1),
+        "a\\n": torch.zeros(1),
+    }
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"model": state, "b\x07": 1}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        report = load_pretrained(build_autoencoder(CONFIG), tmp_path / name)
+        assert "a\\n\\x1b[31m" in str(report) and "a\\\\n" in str(report)
+        assert all(line.isprintable() for line in str(report).splitlines())
+
+
+def test_a_head_that_reads_one_token_is_left_and_that_is_said(tmp_path: Path) -> None:
+    state = build_classifier(CONFIG).state_dict()
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith("fc_norm")}
+    save_file(kept, tmp_path / "w.safetensors")
+    report = load_pretrained(build_autoencoder(CONFIG), tmp_path / "w.safetensors")
+    assert "not taken: head (2): reads one token in the file" in str(report)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from networks import normal_clip, randomised, tiny_config, uneven_masks
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,8 +22,8 @@ from mgm_dali.models import (
     build_classifier,
     load_pretrained,
 )
-from mgm_dali.models.pretrained import WeightsError, load_run_model_config
 from mgm_dali.models.saving import export_videomae, save_weights
+from mgm_dali.models.written_for import WeightsError, read_model_config
 
 CONFIG = tiny_config(num_classes=7)
 TRUNK = 4 * 13 + 2
@@ -58,7 +58,7 @@ def test_a_run_folder_gives_its_newest_weights(tmp_path: Path, autoencoder: Auto
     assert same_outputs(other, autoencoder)
     assert sorted(report.used) == sorted(autoencoder.state_dict())
     assert not report.missing and not report.unused and not report.notes
-    assert load_run_model_config(tmp_path) == CONFIG
+    assert read_model_config(tmp_path / "weights/config.json") == CONFIG
 
 
 def test_saved_weights_are_float32_and_described(tmp_path: Path, classifier: Classifier) -> None:
@@ -169,6 +169,7 @@ def spoilt(autoencoder: Autoencoder, path: Path, **changes: Tensor | None) -> Pa
         ({"encoder.cls_token": torch.zeros(1)}, "has encoder.cls_token, unknown to this network"),
         ({"decoder.head.bias": None}, "lacks decoder.head.bias"),
         ({"mask_token": torch.full((1, 1, 64), torch.nan)}, "not finite"),
+        ({"mask_token": torch.full((1, 1, 64), 1e300, dtype=torch.float64)}, "not finite in float"),
     ],
 )
 def test_half_a_part_or_another_shape_is_refused_and_nothing_is_changed(
@@ -211,7 +212,7 @@ def test_sources_that_are_not_there_or_broken_are_named(tmp_path: Path) -> None:
             with pytest.raises(WeightsError, match=name):
                 load_pretrained(autoencoder, tmp_path / name)
     with pytest.raises(WeightsError, match=r"weights/config\.json: no such file"):
-        load_run_model_config(tmp_path)
+        read_model_config(tmp_path / "weights/config.json")
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
@@ -275,10 +276,11 @@ def test_a_parameter_that_is_there_twice_is_refused(
     [
         torch.zeros(1, 1, 64, dtype=torch.int64),
         torch.zeros(1, 1, 64, dtype=torch.complex64),
+        torch.zeros(1, 1, 64).to(torch.float8_e4m3fn),
         torch.zeros(1, 1, 64).to_sparse(),
         torch.zeros(1).expand(10**12),  # four bytes that claim to be terabytes
     ],
-    ids=["whole numbers", "complex", "sparse", "expanded"],
+    ids=["whole numbers", "complex", "float8", "sparse", "expanded"],
 )
 def test_only_plain_numbers_are_taken(
     tmp_path: Path, autoencoder: Autoencoder, tensor: Tensor
@@ -292,6 +294,29 @@ def test_weights_in_several_files_say_how_to_join_them(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"in several files, .*max_shard_size"):
         load_pretrained(build_autoencoder(CONFIG), tmp_path)
+
+
+def test_a_folder_of_deepspeeds_names_the_file_to_read(tmp_path: Path) -> None:
+    (tmp_path / "mp_rank_00_model_states.pt").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"name the one to read: .*mp_rank_00_model_states\.pt"):
+        load_pretrained(build_autoencoder(CONFIG), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("no space"), RuntimeError("PytorchStreamWriter")]
+)
+def test_an_error_of_the_writer_is_one_of_the_file(
+    tmp_path: Path,
+    autoencoder: Autoencoder,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mgm_dali.models.saving.save_file", fail)
+    with pytest.raises(OSError, match=r"cannot be written \(.*w\.safetensors"):
+        save_weights(autoencoder, CONFIG, tmp_path / "w.safetensors")
 
 
 class Hostile:

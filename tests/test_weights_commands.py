@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from networks import normal_clip, randomised, tiny_config, uneven_masks
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_timesformer import small_timesformer
 from test_image_weights import dinov2_state
 
 from mgm_dali.cli import main
-from mgm_dali.config import ModelConfig
+from mgm_dali.config import ModelConfig, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models import (
     BACKBONES,
@@ -27,7 +28,9 @@ from mgm_dali.models import (
 )
 from mgm_dali.models.recognise import is_classifier, recognise
 from mgm_dali.models.saving import export_huggingface, export_videomae, save_weights
-from mgm_dali.models.weight_files import FoundWeights, read_model_config
+from mgm_dali.models.weight_files import FoundWeights
+from mgm_dali.models.written_for import WeightsError, read_model_config
+from mgm_dali.report.network import open_network
 from mgm_dali.weights_commands import EXPORTS, export_weights, import_weights
 
 CONFIG = tiny_config(num_classes=7)
@@ -220,6 +223,68 @@ def test_wrong_overrides_are_one_line(
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.num_frames=8", "learned .* 4 frames of 64 pixels, and the settings say 8 frames"),
+        ("model.position_size=96", "learned positions of 4 frames of 64 pixels"),
+        ("model.num_classes=5", "learned number of classes 7, and the settings say 5"),
+    ],
+)
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_the_weights_have_learned_is_not_named_anew(
+    tmp_path: Path, kind: str, override: str, message: str
+) -> None:
+    source = written(build_classifier(CONFIG), kind, tmp_path)
+    with pytest.raises(UserError, match=f"{message}.*give them to the run that takes the folder"):
+        import_weights(source, tmp_path / "out", [override])
+    assert not (tmp_path / "out").exists()
+    import_weights(source, tmp_path / "out", [*CLIPS, "model.num_classes=7"])
+
+
+@pytest.mark.parametrize("shape", [(), (128,), (1, 128)])
+def test_a_head_of_less_than_two_classes_is_one_line(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    state = build_classifier(CONFIG).state_dict() | {"head.weight": torch.zeros(shape)}
+    save_file(state, tmp_path / "w.safetensors")
+    for use in (
+        lambda: import_weights(tmp_path / "w.safetensors", tmp_path / "out", CLIPS),
+        lambda: export_weights(tmp_path / "w.safetensors", tmp_path / "hf", "huggingface", CLIPS),
+        lambda: open_network(tmp_path / "w.safetensors", RunConfig(model=CONFIG)),
+    ):
+        with pytest.raises(WeightsError, match=r"w\.safetensors: head\.weight is \[.*expected"):
+            use()
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize("error", [SafetensorError("full"), OSError(28, "full"), RuntimeError("f")])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_could_not_be_written_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path,
+    bare: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    to: str,
+    error: Exception,
+    is_there: bool,
+) -> None:
+    def fail(_tensors: object, partial: Path, **_: object) -> None:
+        partial.write_bytes(b"half")
+        raise error
+
+    output = tmp_path / ("out.pth" if to == "videomae" else "out")
+    if is_there and to != "videomae":
+        output.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as broken:
+        broken.setattr("mgm_dali.models.saving.save_file", fail)
+        broken.setattr("mgm_dali.models.saving.torch.save", fail)
+        with pytest.raises(UserError, match=r"cannot be written .*nothing of it was kept"):
+            export_weights(bare, output, to, CLIPS)
+    assert sorted(tmp_path.rglob("*")) == before
+    export_weights(bare, output, to, CLIPS)
+
+
 def test_a_size_that_no_backbone_has_is_refused(tmp_path: Path) -> None:
     state = {
         "patch_embed.proj.weight": torch.zeros(100, 3, 2, 16, 16),
@@ -227,6 +292,9 @@ def test_a_size_that_no_backbone_has_is_refused(tmp_path: Path) -> None:
     }
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="has 0 blocks of width 100, as no backbone of ours"):
+        import_weights(tmp_path / "w.safetensors", tmp_path / "out", CLIPS)
+    save_file({"conv1.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"lacks encoder\.patch_embed.* it holds conv1\.weight"):
         import_weights(tmp_path / "w.safetensors", tmp_path / "out", CLIPS)
 
 
@@ -256,8 +324,8 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path, bare: Path, to: str) 
 def test_another_form_or_another_ending_is_refused(tmp_path: Path, bare: Path) -> None:
     with pytest.raises(UserError, match="--to 'onnx': expected one of huggingface, videomae, safe"):
         export_weights(bare, tmp_path / "out", "onnx", CLIPS)
-    with pytest.raises(UserError, match=r"read a \.pth; name one"):
-        export_weights(bare, tmp_path / "out", "videomae", CLIPS)
+    with pytest.raises(UserError, match=r"read a \.pth; name one"):  # before anything is read
+        export_weights(tmp_path / "nowhere", tmp_path / "out", "videomae", CLIPS)
 
 
 def test_the_commands_take_what_the_functions_take(

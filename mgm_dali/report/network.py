@@ -15,12 +15,9 @@ from mgm_dali.models import (
     build_classifier,
 )
 from mgm_dali.models.pretrained import take_weights
-from mgm_dali.models.weight_files import (
-    CONFIG_NAME,
-    newest_weights,
-    read_model_config,
-    read_weights,
-)
+from mgm_dali.models.recognise import count_classes
+from mgm_dali.models.weight_files import CONFIG_NAME, newest_weights, read_weights
+from mgm_dali.models.written_for import read_model_config
 
 __all__ = ["config_of_weights", "name_of_weights", "open_network"]
 
@@ -64,8 +61,7 @@ def open_network(weights: Path, config: RunConfig) -> tuple[Autoencoder | Classi
     if any(name.startswith("decoder.") for name in found.tensors):
         network = build_autoencoder(config.model)
     else:
-        head = found.tensors.get("head.weight")
-        num_classes = CLASSES_NOT_LOOKED_AT if head is None else len(head)
+        num_classes = count_classes(found) or CLASSES_NOT_LOOKED_AT
         network = build_classifier(config.model.model_copy(update={"num_classes": num_classes}))
     return network.eval(), take_weights(network, found)
 

@@ -19,7 +19,8 @@ from mgm_dali.data_commands import say
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS
 from mgm_dali.models import Autoencoder, Classifier
-from mgm_dali.models.weight_files import WeightsError, newest_weights
+from mgm_dali.models.weight_files import newest_weights
+from mgm_dali.models.written_for import WeightsError
 from mgm_dali.report.charts import draw_confusion, draw_losses
 from mgm_dali.report.clip_figures import (
     CLIP_FIGURES,
