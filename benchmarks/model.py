@@ -87,12 +87,12 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
         console.print(line, markup=False)
     console.print()
     labels = [label for label in CONTENDERS if not (options.no_compile and label == COMPILED)]
-    with console.status("gradients"):
-        for setup in setups:
-            require_same_gradients(setup)
     # Memory first: its processes must not find this one's place in the world of DeepSpeed.
     with console.status("memory"):
         memory = {} if options.no_memory else memory_of_all(setups, labels, options.threads)
+    with console.status("gradients"):
+        for setup in setups:
+            require_same_gradients(setup)
     found: dict[str, Measured] = {}
     for setup in setups:
         with console.status(f"{setup.name}: time"):
