@@ -25,7 +25,8 @@ from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.models.huggingface import loses_biases
 from mgm_dali.models.saving import export_huggingface
 from mgm_dali.training.computing import compiling, prepare, with_kernel, with_precision
-from mgm_dali.training.engine import Engine, World, join_world
+from mgm_dali.training.engine import Engine
+from mgm_dali.training.world import World, join_world
 
 __all__ = [
     "BARE",

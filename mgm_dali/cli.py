@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mgm_dali import __version__
-from mgm_dali.errors import UserError
+from mgm_dali.errors import Stopped, UserError
 from mgm_dali.launcher import rank_and_world_size
 
 __all__ = ["app", "main"]
@@ -173,6 +173,17 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, for programs.")] = False,
+) -> None:
+    """Lists the training runs below a folder: state, step, loss, speed, time left."""
+    from mgm_dali.runs_command import list_runs
+
+    list_runs(folder, as_json=as_json)
+
+
+@app.command()
 def saliency(
     manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
     boxes: Annotated[
@@ -308,6 +319,8 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
+    except Stopped as stopped:
+        sys.exit(stopped.status)  # the log has said why
     except OSError as error:
         if error.filename is None:  # not about a file that somebody named
             raise
@@ -323,6 +336,9 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    rank, _ = rank_and_world_size()
+    try:
+        rank, _ = rank_and_world_size()
+    except UserError:
+        rank = 0  # the message may be that nobody knows
     typer.echo(f"{f'[rank {rank}] ' if rank else ''}error: {message}", err=True)
     sys.exit(1)

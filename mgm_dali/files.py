@@ -1,11 +1,12 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["partial_name", "whole_file", "write_whole"]
+__all__ = ["append_whole", "partial_name", "whole_file", "write_whole"]
 
 
 def partial_name(path: Path) -> Path:
@@ -38,3 +39,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
         content = content.encode(errors="surrogateescape")  # names of files may be any bytes
     with whole_file(path) as partial:
         partial.write_bytes(content)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Adds to the end of a file in one go, all or nothing. Raises `OSError`.
+
+    For files that one process alone writes: what a full disk cut off is taken back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, end)
+        raise

@@ -54,6 +54,7 @@ class ClipLoader:
     ) -> None:
         if needs_motion is None:
             needs_motion = stage == "pretrain"
+        self.needs_motion = needs_motion
         self.stage = stage
         self.share = share
         self.manifest = manifest_for(config, stage)

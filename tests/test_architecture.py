@@ -22,7 +22,7 @@ LAYERS = {
     # part: parts it may import; "parts" are the packages and top-level modules of mgm_dali
     "errors": set(),
     "files": set(),
-    "launcher": set(),
+    "launcher": {"errors"},
     "config": {"errors"},
     "torchvision_ops": set(),
     "uniforms": set(),
@@ -34,14 +34,16 @@ LAYERS = {
         *("errors", "config", "files", "launcher", "uniforms", "video", "motion", "clips"),
     },
     "models": {"errors", "config", "files", "clips", "torchvision_ops"},
+    "runs": {"errors", "config", "files"},
     "training": {
         *("errors", "config", "files", "video", "motion", "clips", "masking", "pipelines"),
-        *("models", "torchvision_ops"),
+        *("models", "torchvision_ops", "launcher", "runs"),
     },
 }
 TOP = {
     *("report", "demo", "demo_videos", "demo_scenes", "doctor", "cli", "data_commands"),
     *("saliency_command", "index_table", "weights_commands"),
+    "runs_command",
 }
 LIBRARIES = {
     # heavy library: the only files or folders that may import it
@@ -52,6 +54,8 @@ LIBRARIES = {
         "mgm_dali/demo",
         "mgm_dali/doctor",
     ),
+    "tensorboard": ("mgm_dali/training/tensor_board.py",),
+    "wandb": ("mgm_dali/training/wandb_board.py",),
     "deepspeed": ("mgm_dali/training/engine.py",),
     "nvidia": (
         *("pipelines/graph.py", "pipelines/stream.py", "pipelines/rand_augment.py"),
@@ -66,7 +70,7 @@ LIBRARIES = {
     "pickle": ("models/weight_files.py",),  # to name its errors; nothing is unpickled by it
 }
 TORCH_FREE = (
-    *("mgm_dali/video", "mgm_dali/motion", "mgm_dali/clips"),
+    *("mgm_dali/video", "mgm_dali/motion", "mgm_dali/clips", "mgm_dali/runs"),
     *("pipelines/feed.py", "pipelines/pool.py", "pipelines/share.py", "pipelines/slots.py"),
 )
 TORCH_WHEN_CALLED = ("mgm_dali/motion/raft.py",)  # imports it inside functions alone

@@ -55,7 +55,7 @@ def test_help_names_every_command_and_comes_quickly():
     assert done.returncode == 0
     for command in (
         *("demo", "doctor", "index", "prepare", "extract", "pretrain", "finetune", "evaluate"),
-        *("saliency", "show"),
+        *("saliency", "show", "runs"),
     ):
         assert command in done.stdout
     assert "--local_rank" not in done.stdout

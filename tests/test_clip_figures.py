@@ -11,11 +11,11 @@ from mgm_dali.demo_videos import make_demo_videos
 from mgm_dali.masking import MASKS, make_mask
 from mgm_dali.models import build_autoencoder
 from mgm_dali.models.patches import patchify
+from mgm_dali.models.reconstruction import reconstructed_frames
 from mgm_dali.report import clip_figures
 from mgm_dali.report.clip_figures import CLIP_FIGURES, Subject
 from mgm_dali.report.clips import as_manifest, config_for, read_shown_clip
 from mgm_dali.report.options import ShowOptions
-from mgm_dali.report.reconstruction import reconstructed_frames
 from mgm_dali.video.manifest import read_manifest
 from mgm_dali.video.reader import read_frames
 

@@ -15,8 +15,9 @@ from mgm_dali.models import Autoencoder, Classifier, build_autoencoder, build_cl
 from mgm_dali.models.kernels import AttentionShape
 from mgm_dali.training import computing
 from mgm_dali.training.computing import prepare, with_kernel, with_precision
-from mgm_dali.training.engine import Engine, World, join_world
+from mgm_dali.training.engine import Engine
 from mgm_dali.training.pretrain import pretrain
+from mgm_dali.training.world import World, join_world
 
 
 class FirstOf(World):
@@ -99,7 +100,7 @@ def test_fp16_scales_the_loss_and_leaves_out_what_overflows(monkeypatch):
         for _ in range(30):
             engine.backward(engine(video, mask, 24) * float("inf"))
             engine.step()
-    assert {weight.dtype for weight in engine.full_weights().values()} == {torch.float32}
+    assert {w.dtype for w in engine.state.read("weights", keep=True).values()} == {torch.float32}
 
 
 # The kernel of attention

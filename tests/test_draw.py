@@ -13,13 +13,9 @@ from matplotlib.quiver import Quiver
 from numpy.typing import NDArray
 from PIL import Image
 
+from mgm_dali.clips.overlays import HIDDEN_GREY, cover_hidden
 from mgm_dali.report.charts import draw_confusion, draw_losses, smooth
-from mgm_dali.report.draw import (
-    HIDDEN_GREY,
-    cover_hidden,
-    mask_strip,
-    reconstruction_strip,
-)
+from mgm_dali.report.draw import mask_strip, reconstruction_strip
 from mgm_dali.report.motion_drawings import MotionShown, arrow_strip
 from mgm_dali.report.saving import save_animation, save_figure
 from mgm_dali.report.strips import draw_sheet

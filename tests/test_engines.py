@@ -14,7 +14,7 @@ from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_stage_and_precision_trains_and_saves_float32_weights(
     moving_shapes, tmp_path, zero_stage, precision
@@ -52,7 +52,8 @@ def test_bf16_without_zero_takes_the_same_steps_as_with_it(moving_shapes, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "precision"), [(0, "fp32"), (2, "fp32"), (0, "bf16"), (1, "bf16")]
+    ("zero_stage", "precision"),
+    [(0, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16")],
 )
 def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
     moving_shapes, tmp_path, monkeypatch, zero_stage, precision
@@ -73,7 +74,7 @@ def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (2, "fp32")]
+    ("zero_stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (2, "fp32"), (3, "fp32")]
 )
 def test_a_gradient_that_is_no_number_is_left_out_and_counted(
     moving_shapes, tmp_path, monkeypatch, zero_stage, precision

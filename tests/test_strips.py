@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.patches import PathPatch, Rectangle
 
-from mgm_dali.report.draw import HIDDEN_GREY, attention_strip, mask_strip
-from mgm_dali.report.motion_drawings import (
-    MotionShown,
-    arrow_strip,
-    direction_colours,
-    wheel_strip,
-)
+from mgm_dali.clips.overlays import HIDDEN_GREY, direction_colours
+from mgm_dali.report.draw import attention_strip, mask_strip
+from mgm_dali.report.motion_drawings import MotionShown, arrow_strip, wheel_strip
 from mgm_dali.report.strips import Strip, draw_film, draw_sheet, pictures
 from mgm_dali.report.style import MOTION_COLOURS
 

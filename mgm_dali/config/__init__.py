@@ -16,8 +16,8 @@ from mgm_dali.config.schema import (
     MotionConfig,
     RandAugmentConfig,
     RunConfig,
-    TrainingConfig,
 )
+from mgm_dali.config.training import TrainingConfig
 
 __all__ = [
     "CELL_PIXELS",

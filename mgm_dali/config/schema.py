@@ -1,4 +1,4 @@
-"""Every key of a configuration but the network's, with its type, range, default and meaning.
+"""Every key of a configuration but those of the network and of training: type, range, meaning.
 
 The values are frozen. Units live in the names; a path is relative to the folder the command runs
 in.
@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from mgm_dali.config.model import ModelConfig
 from mgm_dali.config.section import Section
+from mgm_dali.config.training import TrainingConfig
 
 __all__ = [
     "CELL_PIXELS",
@@ -23,7 +24,6 @@ __all__ = [
     "MotionConfig",
     "RandAugmentConfig",
     "RunConfig",
-    "TrainingConfig",
 ]
 
 CELL_PIXELS = 8
@@ -168,56 +168,6 @@ class MaskConfig(Section):
         if self.center == "top_1" and self.top_k != MaskConfig.model_fields["top_k"].default:
             raise ValueError("top_k: is for center: top_k and center: vote; set one of them")
         return self
-
-
-class TrainingConfig(Section):
-    """Length, batch, optimiser and what is kept."""
-
-    epochs: float = Field(1.0, gt=0)
-    """Passes over the training videos."""
-    max_steps: int | None = Field(None, ge=1)
-    """Stops (and ends the schedule) after this many optimiser steps instead of `epochs`."""
-    batch_size: int = Field(8, ge=1)
-    """Clips per rank and forward pass."""
-    accumulate_steps: int = Field(1, ge=1)
-    """Forward passes per optimiser step; global batch = batch_size * accumulate_steps * ranks."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Numbers the network computes in; the optimiser always keeps float32 weights. `auto` is bf16
-    on a GPU and on CPUs that have instructions for it, else fp32, which is faster there. `fp16`
-    (GPUs only) scales the loss, and skips and counts the steps whose gradients overflow."""
-    attention_kernel: Literal["auto", "sdpa", "flash", "cudnn", "plain", "float32"] = "auto"
-    """What computes attention: a line of `ATTENTION_KERNELS` in mgm_dali/models/kernels.py. `auto`
-    measures them at the start of a run and takes the fastest; a resumed run keeps its own. Kernels
-    differ in rounding: name one where two runs must agree bit for bit."""
-    compile: bool = False
-    """Compile the network (torch.compile). Takes a minute or so at the start."""
-    checkpoint_activations: bool = False
-    """Keep only the input of each block for the backward pass, and compute the rest again: far less
-    memory, about a third more time."""
-    zero_stage: Literal["auto", 0, 1, 2] = "auto"
-    """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients too. `auto` is 1, but 0 for
-    one rank alone in fp32: there is nothing to shard, and a step is up to a third shorter."""
-    base_lr: float = Field(1.5e-4, gt=0)
-    """Peak learning rate for a global batch of 256; scaled linearly with the global batch, in which
-    the clips of one decoding (`augment.repeats`) count once."""
-    min_lr: float = Field(0.0, ge=0)
-    """Learning rate at the end of the cosine, for a global batch of 256."""
-    warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of linear warm-up from 0; at most half of the run."""
-    weight_decay: float = Field(0.05, ge=0)
-    """AdamW's decay of matrices; biases, norms and tokens have none."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's moments (pretraining 0.9, 0.95; finetuning 0.9, 0.999)."""
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    """Learning-rate factor from each layer to the one below it while finetuning."""
-    gradient_clipping: float = Field(0.0, ge=0)
-    """Largest norm of the gradient; 0 is off."""
-    checkpoint_every_steps: int = Field(1000, ge=1)
-    """Optimiser steps between two checkpoints; the last step is always kept."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Complete checkpoints kept; older ones are removed once a newer one is complete."""
-    log_every_steps: int = Field(10, ge=1)
-    """Optimiser steps between two lines on the console; metrics.jsonl has every step."""
 
 
 class EvaluationConfig(Section):

@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from mgm_dali.clips.grid import token_grid
+from mgm_dali.clips.overlays import cover_hidden
 from mgm_dali.config import MaskConfig, RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.masking import MASKS, NEEDS_MOTION, make_mask
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.models.attention_maps import attention_map
+from mgm_dali.models.reconstruction import reconstructed_frames
 from mgm_dali.models.vit import TokenTrunk
 from mgm_dali.report.clips import ShownClip, read_shown_clip, to_bytes
-from mgm_dali.report.draw import attention_strip, cover_hidden, mask_strip, reconstruction_strip
+from mgm_dali.report.draw import attention_strip, mask_strip, reconstruction_strip
 from mgm_dali.report.motion_drawings import arrow_strip, wheel_strip
 from mgm_dali.report.options import ShowOptions
-from mgm_dali.report.reconstruction import reconstructed_frames
 from mgm_dali.report.strips import Strip
 
 __all__ = ["CLIP_FIGURES", "NEEDS_NETWORK", "Subject", "check_network"]

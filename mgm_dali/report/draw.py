@@ -4,23 +4,22 @@ Letters: T frames, H W pixels, t slices, h w patches.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from mgm_dali.report.motion_drawings import MotionShown, striped
+from mgm_dali.clips.overlays import cover_hidden, over_frames, striped
+from mgm_dali.report.motion_drawings import MotionShown
 from mgm_dali.report.strips import Strip, colour_bar, pictures
 from mgm_dali.report.style import MOTION_COLOURS
 
-__all__ = ["HIDDEN_GREY", "attention_strip", "cover_hidden", "mask_strip", "reconstruction_strip"]
+__all__ = ["attention_strip", "mask_strip", "reconstruction_strip"]
 
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-HIDDEN_GREY = 128
 NO_VECTORS = "no vectors in this clip: motion-guided masks are simulated motion"
 LEAST_HEAT, MOST_HEAT = 0.4, 0.85
 """Share of the heat's colour where there is none, and at its highest; the rest is the frame's."""
@@ -95,7 +94,7 @@ def attention_strip(
     heat = weights * weights.size
     highest = max(2.0, float(np.percentile(heat, 99.5)))
     exceeded = bool(heat.max() > highest)
-    heat = _as_large(np.minimum(heat / highest, 1), frames)
+    heat = over_frames(np.minimum(heat / highest, 1), frames)
     grey = frames.mean(axis=-1, keepdims=True) / 255
     opaque = (LEAST_HEAT + (MOST_HEAT - LEAST_HEAT) * heat)[..., None]
     mixed = opaque * MOTION_COLOURS(heat)[..., :3] + (1 - opaque) * grey
@@ -120,21 +119,6 @@ def attention_strip(
         legend=colour_bar(MOTION_COLOURS, highest, "attention\n(1: spread evenly)", exceeded),
         legend_row=1,
     )
-
-
-def cover_hidden(frames: Frames, mask: Mask, grey: int = HIDDEN_GREY) -> Frames:
-    """Frames `[T, H, W, 3]` with the patches of `mask` `[t, h, w]` (True = hidden) in grey.
-
-    T, H and W are multiples of t, h and w: each token covers its share of frames and pixels.
-    """
-    return np.where(_as_large(mask[..., None], frames), np.uint8(grey), frames)
-
-
-def _as_large(values: NDArray[Any], frames: Frames) -> NDArray[Any]:
-    """`[t, h, w, ...]` repeated to the frames' `[T, H, W, ...]`."""
-    for axis in range(3):
-        values = values.repeat(frames.shape[axis] // values.shape[axis], axis)
-    return values
 
 
 def _mark(axes: Axes, top: int, left: int, patch: tuple[int, int]) -> None:

@@ -5,29 +5,26 @@ Letters: T frames, H W pixels, h w cells of 8x8 pixels.
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
+from mgm_dali.clips.overlays import STILL_PIXELS, direction_colours, fastest_shown, striped
 from mgm_dali.config import CELL_PIXELS
 from mgm_dali.report.strips import Strip, colour_bar, pictures
-from mgm_dali.report.style import DIRECTION_COLOURS, MOTION_COLOURS
+from mgm_dali.report.style import MOTION_COLOURS
 
-__all__ = ["MotionShown", "arrow_strip", "direction_colours", "striped", "wheel_strip"]
+__all__ = ["MotionShown", "arrow_strip", "wheel_strip"]
 
 Motion = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-STILL_PIXELS = 0.5
 STILL_SHARE = 0.12
-"""Vectors shorter than this, or than this share of the fastest, get no arrow."""
+"""Vectors shorter than this share of the fastest get no arrow, as those that are no motion."""
 MAX_ARROWS = 16
 """More arrows than these side by side would hide the frame."""
-STILL_GREY = 0.5
-"""Halfway between the lightest and the darkest direction."""
 WHEEL_PIXELS = 256
 LEGEND_LETTERS = 20
 """In a line of the words beside a colour scale."""
@@ -60,9 +57,8 @@ class MotionShown:
 
     @property
     def fastest(self) -> float:
-        """The end of the colour scale; a few wild vectors must not fade all others."""
-        moving = self.speed[self.speed > STILL_PIXELS]
-        return max(1.0, float(np.percentile(moving, 98))) if moving.size else 1.0
+        """The end of the colour scale."""
+        return fastest_shown(self.speed)
 
     @property
     def exceeds_scale(self) -> bool:
@@ -126,28 +122,6 @@ def wheel_strip(frames: NDArray[np.uint8], motion: MotionShown) -> Strip:
         aspect=frames.shape[1] / frames.shape[2],
         legend=wheel,
     )
-
-
-def direction_colours(vectors: NDArray[np.floating[Any]], fastest: float) -> NDArray[np.uint8]:
-    """`[..., 2]` (dx, dy) as RGB `[..., 3]`: up pale, left blue, down dark, right orange.
-
-    Weak motion is near to grey; `fastest` and more has the full colour.
-    """
-    dx, dy = np.moveaxis(vectors.astype(np.float64), -1, 0)
-    turn = np.arctan2(-dy, dx) / (2 * np.pi) - 0.25  # 0 is up, which is minus y in a picture
-    strength = np.minimum(np.hypot(dx, dy) / fastest, 1)[..., None]
-    colour = DIRECTION_COLOURS(turn % 1)[..., :3]
-    blended: NDArray[np.float64] = STILL_GREY + (colour - STILL_GREY) * strength
-    return np.rint(255 * blended).astype(np.uint8)
-
-
-def striped(colours: NDArray[np.uint8], known: Mask) -> NDArray[np.uint8]:
-    """`[T, h, w, 3]` as pixels `[T, 8h, 8w, 3]`, striped black on white where not `known`."""
-    colours = colours.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
-    known = known.repeat(CELL_PIXELS, 1).repeat(CELL_PIXELS, 2)
-    y, x = np.indices(known.shape[1:])
-    stripes = np.where((x + y) % CELL_PIXELS < 2, np.uint8(0), np.uint8(255))
-    return np.where(known[..., None], colours, stripes[..., None])
 
 
 def _draw_wheel(axes: Axes, fastest: float, key: str, exceeded: bool) -> None:

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import ListedColormap
 
 __all__ = [
     "COLOURS",
-    "DIRECTION_COLOURS",
     "LINE_STYLES",
     "MOTION_COLOURS",
     "bare",
@@ -23,21 +22,6 @@ LINE_STYLES = ("-", "--", "-.", ":")
 
 MOTION_COLOURS = ListedColormap(matplotlib.colormaps["inferno"](range(40, 250)), "motion")
 """Dark purple to pale yellow; the ends, too dark or too pale to be seen on a frame, are cut."""
-
-DIRECTION_COLOURS = LinearSegmentedColormap.from_list(
-    "direction",
-    [
-        *("#f7f2e4", "#9dc3e6", "#3a7fd0", "#1f3a78"),
-        *("#15101f", "#70300f", "#d9701f", "#f0bf8c", "#f7f2e4"),
-    ],
-    N=512,
-)
-"""Once around: pale, blue, dark, orange, pale.
-
-One pair of opposites differs in lightness and the other from blue to orange, which all three kinds
-of colour-blind readers see: eight directions stay further apart for them than those of matplotlib's
-`twilight`. The limit: without any colour, as in a grey print, left and right look the same.
-"""
 
 
 @contextmanager

@@ -1,191 +1,177 @@
-"""Checkpoints that are complete or invisible.
+"""Writes and reads a run's state: complete or invisible, and for any number of ranks.
 
-    RUN/checkpoints/step-120/            complete: the folder got its name last
-        state/                           DeepSpeed's files, one set a rank
-        position.json                    step, stage, ranks, global batch, list of videos
-        sha256.json                      checksum of every file above
-    RUN/checkpoints/step-140.partial/    what a killed run leaves; removed by the next one
-    RUN/weights/step-120.safetensors     float32 weights that anybody can load
-
-A checkpoint is written beside its name, synced, and renamed; older ones go only after that. A
-flipped bit is found before DeepSpeed reads a file, and the checkpoint before it is taken instead.
+A checkpoint is written beside its name, synced, and renamed; older ones go only after that. Before
+one is read, every byte of it is checked, and if one has flipped, the checkpoint before is taken.
+Only the first rank touches the files, and tells the others what it has read.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.models.saving import save_weights
+from mgm_dali.runs.checkpoint_files import (
+    Position,
+    complete,
+    partial_folder,
+    prune,
+    weights_file,
+)
 from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine_state import KINDS
 
-__all__ = ["Position", "checksum", "complete_steps", "find_checkpoint", "save_checkpoint"]
+__all__ = ["load_checkpoint", "save_checkpoint"]
 
-PARTIAL = ".partial"
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands; with the config it says everything about what comes next."""
-
-    step: int
-    """Optimiser steps done."""
-    stage: str
-    world_size: int
-    global_batch: int
-    manifest: str
-    """Checksum of the list of videos: another list is another order."""
+EMA = "ema.safetensors"
 
 
-def save_checkpoint(engine: Engine, config: RunConfig, position: Position) -> None:
+def save_checkpoint(
+    engine: Engine, average: ModelEmaV3 | None, config: RunConfig, position: Position
+) -> None:
     """Writes checkpoint and weights of this step. All ranks must call it.
 
     Raises `UserError`, on all ranks, if the weights are no longer numbers or the disk is full;
     what was complete before stays.
     """
     run, world = config.output_dir, engine.world
-    final = run / "checkpoints" / f"step-{position.step}"
-    partial = final.with_name(final.name + PARTIAL)
-    weights = engine.full_weights()
-    problem = _not_numbers(weights, position.step)
-    if world.is_first and problem is None:
-        problem = _too_little_space(run, sum(w.numel() * 4 for w in weights.values()))
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    world.require(problem)
-    world.require(_problem_of(lambda: engine.save(partial), partial))
+    partial = partial_folder(run, position.step)
+    copies = len(KINDS) + 1 + (2 if average else 0)
     problem = None
     if world.is_first:
-        problem = _problem_of(lambda: _complete(engine, config, position, weights), partial)
+        problem = _problem_of(partial, _begin, partial, engine, copies)
+    world.require(problem)
+    for kind in KINDS:
+        tensors = engine.state.read(kind, keep=world.is_first)
+        if tensors and problem is None:
+            problem = _problem_of(partial, _write, kind, tensors, engine, config, position.step)
+    counters = engine.state.counters()
+    if world.is_first and problem is None:
+        problem = _problem_of(partial, _finish, engine, average, config, position, counters)
     world.require(problem)
 
 
-def _complete(
-    engine: Engine, config: RunConfig, position: Position, weights: dict[str, Tensor]
+def _begin(partial: Path, engine: Engine, copies: int) -> str | None:
+    """Makes the folder; says if the disk has too little space for so many copies of the weights."""
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shapes = engine.state.shapes().values()
+    needed, free = (
+        copies * 4 * sum(shape.numel() for shape in shapes),
+        shutil.disk_usage(partial).free,
+    )
+    if free >= needed:
+        return None
+    return (
+        f"{partial}: a checkpoint needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are "
+        "free; the checkpoints before are intact. Free some space and run the same command"
+    )
+
+
+def _write(
+    kind: str, tensors: dict[str, Tensor], engine: Engine, config: RunConfig, step: int
+) -> str | None:
+    """One of `KINDS` into the partial checkpoint; weights also as a file for everybody."""
+    if kind == "weights":
+        if not all(bool(weight.isfinite().all()) for weight in tensors.values()):
+            # Steps whose gradient is not finite are left out; but weights can grow too large.
+            return (
+                f"step {step}: the weights are no longer finite, so they were not saved; the "
+                "checkpoint before is intact. In a new output_dir, try a lower training.base_lr or "
+                "training.gradient_clipping=1.0"
+            )
+        named = weights_file(config.output_dir, step)
+        save_weights(engine.network, config.model, named, tensors)
+    save_file(tensors, partial_folder(config.output_dir, step) / f"{kind}.safetensors")
+    return None
+
+
+def _finish(
+    engine: Engine,
+    average: ModelEmaV3 | None,
+    config: RunConfig,
+    position: Position,
+    counters: dict[str, Any],
 ) -> None:
-    """The first rank's part: weights, position and checksums, then the name, then the old ones."""
-    run = config.output_dir
-    final = run / "checkpoints" / f"step-{position.step}"
-    partial = final.with_name(final.name + PARTIAL)
-    named = run / "weights" / f"step-{position.step}.safetensors"
-    save_weights(engine.network, config.model, named, weights)
+    """The rest: average, position and checksums, then the name, then the old ones go."""
+    run, step = config.output_dir, position.step
+    partial = partial_folder(run, step)
+    if average is not None:
+        state = {name: t.cpu().contiguous() for name, t in average.module.state_dict().items()}
+        save_weights(engine.network, config.model, weights_file(run, step, "-ema"), state)
+        save_file(state, partial / EMA)
+    (partial / "counters.json").write_text(json.dumps(counters))
     (partial / "position.json").write_text(json.dumps(asdict(position)))
-    (partial / "sha256.json").write_text(json.dumps(_checksums(partial), indent=1))
-    _sync_tree(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _sync(final.parent)
-    _prune(run, config.training.keep_checkpoints)
+    complete(run, step)
+    prune(run, config.training)
 
 
-def _problem_of(write: Callable[[], None], partial: Path) -> str | None:
+def _problem_of(partial: Path, write: Callable[..., str | None], *arguments: object) -> str | None:
+    """What `write` says is wrong, or why it failed."""
     try:
-        write()
-    except (OSError, RuntimeError) as error:
+        return write(*arguments)
+    except (OSError, RuntimeError, SafetensorError) as error:
         return (
             f"{partial}: the checkpoint could not be written ({error}); the ones before it are "
             "intact. Free some space and run the same command to go on"
         )
-    return None
 
 
-def find_checkpoint(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
-    """The newest checkpoint whose files are what was written; `warn` hears of any passed over.
+def load_checkpoint(engine: Engine, average: ModelEmaV3 | None, folder: Path) -> list[str]:
+    """Reads a whole checkpoint; lines for the log on what it does not hold. All ranks must call it.
 
-    Raises `UserError` if there are checkpoints and none is whole: to begin anew in silence would
-    throw away what may still be rescued.
+    Raises `UserError`, on all ranks, if it belongs to another network.
     """
-    steps = complete_steps(run)
-    for step in reversed(steps):
-        folder = run / "checkpoints" / f"step-{step}"
-        problem = _find_damage(folder)
-        if problem is None:
-            return folder, Position(**json.loads((folder / "position.json").read_text()))
-        warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
-    if steps:
-        raise UserError(
-            f"{run / 'checkpoints'}: none of {len(steps)} checkpoint(s) is whole (the oldest: "
-            f"{problem}); move them away to begin anew, or start from RUN/weights with model.init"
-        )
+    world = engine.world
+    world.require(_why_unfit(engine, folder) if world.is_first else None)
+    for kind in KINDS:
+        engine.state.write(kind, _reader(engine, folder / f"{kind}.safetensors"))
+    text = (folder / "counters.json").read_text() if world.is_first else ""
+    engine.state.set_counters(json.loads(world.text_of_first(text)))
+    if average is None:
+        return []
+    if not world.of_first((folder / EMA).exists()):
+        average.set(engine.network)
+        return ["average    begins with the resumed weights: the checkpoint has none"]
+    tensor_of = _reader(engine, folder / EMA)
+    for name, tensor in average.module.state_dict().items():
+        tensor.copy_(tensor_of(name, tensor.shape))
+    return []
+
+
+def _reader(engine: Engine, path: Path) -> Callable[[str, torch.Size], Tensor]:
+    """Gives tensors of a file by name, on the engine's device, the same on all ranks."""
+    world = engine.world
+    file = safe_open(path, framework="pt") if world.is_first else None
+
+    def tensor_of(name: str, shape: torch.Size) -> Tensor:
+        tensor = torch.empty(shape) if file is None else file.get_tensor(name)  # type: ignore[no-untyped-call]
+        return world.from_first(tensor.to(world.device))
+
+    return tensor_of
+
+
+def _why_unfit(engine: Engine, folder: Path) -> str | None:
+    shapes = {name: list(shape) for name, shape in engine.state.shapes().items()}
+    for kind in KINDS:
+        with safe_open(folder / f"{kind}.safetensors", framework="pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        names = found.keys() | shapes.keys()
+        wrong = sorted(name for name in names if found.get(name) != shapes.get(name))
+        if wrong:
+            return (
+                f"{folder}: belongs to another network: {wrong[0]} is "
+                f"{found.get(wrong[0], 'not there')}, here it is "
+                f"{shapes.get(wrong[0], 'not there')}; set the model section to what it was, or "
+                "start a new run with model.init"
+            )
     return None
-
-
-def complete_steps(run: Path) -> list[int]:
-    """The steps that have a complete checkpoint, in order."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted(int(f.name[5:]) for f in folders if f.name[5:].isdigit())
-
-
-def _not_numbers(weights: dict[str, Tensor], step: int) -> str | None:
-    """A step whose gradient is not finite is left out; but weights grow too large in other ways."""
-    if all(bool(weight.isfinite().all()) for weight in weights.values()):
-        return None
-    return (
-        f"step {step}: the weights are no longer finite, so they were not saved; the checkpoint "
-        "before is intact. In a new output_dir, try a lower training.base_lr or "
-        "training.gradient_clipping=1.0"
-    )
-
-
-def _too_little_space(run: Path, weights_bytes: int) -> str | None:
-    """AdamW's state and the weights in float32: about four times the weights."""
-    needed, free = 4 * weights_bytes, shutil.disk_usage(run).free
-    if free >= needed:
-        return None
-    return (
-        f"{run}: a checkpoint needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free; "
-        "the checkpoints before are intact. Free some space and run the same command"
-    )
-
-
-def _find_damage(folder: Path) -> str | None:
-    try:
-        written = json.loads((folder / "sha256.json").read_text())
-        Position(**json.loads((folder / "position.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        return f"its list of files cannot be read ({error})"
-    found = _checksums(folder)
-    damaged = sorted(name for name in written if found.get(name) != written[name])
-    return f"{damaged[0]} is not what was written" if damaged else None
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(p.relative_to(folder)): checksum(p) for p in paths if p.name != "sha256.json"}
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _prune(run: Path, keep: int) -> None:
-    """Removes old checkpoints and what killed runs left; the weights stay, they are small."""
-    for step in complete_steps(run)[:-keep]:
-        shutil.rmtree(run / "checkpoints" / f"step-{step}", ignore_errors=True)
-    for partial in (run / "checkpoints").glob(f"step-*{PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,8 +24,8 @@ from mgm_dali.models.kernels import (
     why_unusable,
 )
 from mgm_dali.models.vit import TokenTrunk
-from mgm_dali.training.checkpoint import complete_steps
-from mgm_dali.training.engine import World
+from mgm_dali.runs.checkpoint_files import complete_steps
+from mgm_dali.training.world import World
 
 __all__ = [
     "DTYPES",
@@ -47,7 +47,7 @@ def with_precision(config: RunConfig, world: World) -> tuple[RunConfig, str]:
     """
     precision, reason = _precision(config.training.precision, world.device)
     precision = _of_first(world, list(DTYPES), precision)
-    stage = _zero_stage(config, precision, world)
+    stage = world.of_first(_zero_stage(config, precision, world))
     world.require(_why_not_fp16(stage, world.device) if precision == "fp16" else None)
     return _with_training(config, precision=precision, zero_stage=stage), f"{precision}: {reason}"
 
@@ -73,7 +73,7 @@ def _zero_stage(config: RunConfig, precision: str, world: World) -> int:
     users = config.deepspeed.get("zero_optimization")
     if users:
         return int(users.get("stage", 1)) if isinstance(users, dict) else 1
-    kept = _kept(config)
+    kept = _kept(config) if world.is_first else None
     if kept is not None and kept.zero_stage != "auto":
         return kept.zero_stage
     return 0 if world.size == 1 and precision == "fp32" else 1
@@ -100,28 +100,38 @@ def with_kernel(
     sees only some of a clip's tokens. All ranks must call it. Raises `UserError`, on all of them,
     for a kernel that cannot be used here.
     """
-    device = world.device
     chosen: str = config.training.attention_kernel
-    dtype = DTYPES[config.training.precision]
+    reason = "asked for"
     masked = dropped_tokens and config.model.attention == "divided"
-    kept, reason = _kept(config), "asked for"
-    if chosen == "auto" and kept is not None and kept.attention_kernel != "auto":
-        chosen, reason = kept.attention_kernel, "this run's checkpoints were made with it"
-    if chosen != "auto":
-        problem = why_unusable(chosen, dtype, device, masked)
-        refusal = f"training.attention_kernel: {chosen} cannot be used here: {problem}"
-        world.require(refusal if problem else None)
-        return _with_training(config, attention_kernel=chosen), f"{chosen}: {reason}"
-    chosen, reason = usual_kernel(dtype, device), "divided attention on some tokens takes a mask"
-    if world.is_first and not masked:
-        chosen, found = measure_kernels(tuple(shapes), dtype, device)
-        clips = shapes[0].batch
-        reason = f"a step's attention on {clips} clip(s) takes " + ", ".join(
-            f"{name} {taken:.0f} ms" if isinstance(taken, float) else f"{name}: {taken}"
-            for name, taken in found.items()
-        )
-    chosen = _of_first(world, list(ATTENTION_KERNELS), chosen)
+    if chosen == "auto":
+        dtype = DTYPES[config.training.precision]
+        if world.is_first:
+            chosen, reason = _open_kernel(config, shapes, (dtype, world.device), masked)
+        chosen = _of_first(world, list(ATTENTION_KERNELS), chosen)
+    problem = why_unusable(chosen, DTYPES[config.training.precision], world.device, masked)
+    refusal = f"training.attention_kernel: {chosen} cannot be used here: {problem}"
+    world.require(refusal if problem else None)
     return _with_training(config, attention_kernel=chosen), f"{chosen}: {reason}"
+
+
+def _open_kernel(
+    config: RunConfig,
+    shapes: Sequence[AttentionShape],
+    numbers: tuple[torch.dtype, torch.device],
+    masked: bool,
+) -> tuple[str, str]:
+    """The kernel where none is named, and why; decided by the first rank."""
+    kept = _kept(config)
+    if kept is not None and kept.attention_kernel != "auto":
+        return kept.attention_kernel, "this run's checkpoints were made with it"
+    if masked:
+        return usual_kernel(*numbers), "divided attention on some tokens takes a mask"
+    chosen, found = measure_kernels(tuple(shapes), *numbers)
+    timed = ", ".join(
+        f"{name} {taken:.0f} ms" if isinstance(taken, float) else f"{name}: {taken}"
+        for name, taken in found.items()
+    )
+    return chosen, f"a step's attention on {shapes[0].batch} clip(s) takes {timed}"
 
 
 def measured_clips(config: RunConfig, device: torch.device) -> int:
@@ -140,8 +150,7 @@ def _kept(config: RunConfig) -> TrainingConfig | None:
 
 def _of_first(world: World, names: list[str], chosen: str) -> str:
     """What the first rank has chosen, on all ranks."""
-    index = torch.tensor(names.index(chosen) if world.is_first else 0, device=world.device)
-    return names[int(world.sum(index))]
+    return names[world.of_first(names.index(chosen) if world.is_first else 0)]
 
 
 def prepare(network: Autoencoder | Classifier, config: RunConfig) -> list[str]:

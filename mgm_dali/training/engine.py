@@ -1,12 +1,8 @@
-"""DeepSpeed: joining the other ranks, and the engine that steps. The only file that imports it."""
+"""DeepSpeed's engine: one optimiser step of all ranks. The only file that imports it."""
 
-import atexit
 import logging
 import os
-import socket
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,87 +11,11 @@ from torch import Tensor
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models import Autoencoder, Classifier
+from mgm_dali.training.deepspeed_options import deepspeed_options
+from mgm_dali.training.engine_state import EngineState
+from mgm_dali.training.world import World
 
-__all__ = ["Engine", "World", "deepspeed_options", "join_world"]
-
-
-_NOT_DEEPSPEEDS = {"amp", "optimizer", "scheduler"}
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among those that train together."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        """Waits for all ranks."""
-        if self.size > 1:
-            torch.distributed.barrier()
-
-    def require(self, problem: str | None) -> None:
-        """Raises `UserError` on all ranks if one of them has a problem. All ranks must call it.
-
-        A rank that raised alone would leave the others waiting for it.
-        """
-        if self.sum(torch.tensor([float(problem is not None)], device=self.device)):
-            raise UserError(problem or "stopped: another rank cannot go on, see its message")
-
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the ranks, in place, on all of them."""
-        if self.size > 1:
-            torch.distributed.all_reduce(value)
-        return value
-
-
-def join_world(device: torch.device) -> World:
-    """Joins the other ranks, for the rest of this process's life.
-
-    Ranks come from the launcher's environment (deepspeed, torchrun); without one, this process is
-    the whole world. A second call gives the same world: DeepSpeed cannot join twice.
-    """
-    deepspeed = _import_deepspeed(device)
-    distributed = torch.distributed
-    if not distributed.is_initialized():
-        if "RANK" not in os.environ:
-            os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
-            os.environ.update(LOCAL_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
-        atexit.register(distributed.destroy_process_group)
-    return World(distributed.get_rank(), distributed.get_world_size(), device)
-
-
-def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
-    """DeepSpeed's configuration: what ours says, and the user's `deepspeed:` section around it.
-
-    Raises `UserError` if the two say different things of one option.
-    """
-    training = config.training
-    if taken := sorted(_NOT_DEEPSPEEDS & config.deepspeed.keys()):
-        raise UserError(
-            f"deepspeed.{taken[0]}: is not DeepSpeed's to choose here; the training section says "
-            "precision, optimiser and schedule"
-        )
-    batch = training.batch_size * training.accumulate_steps * world.size
-    ours = {
-        "train_batch_size": batch,
-        "train_micro_batch_size_per_gpu": training.batch_size,
-        "gradient_accumulation_steps": training.accumulate_steps,
-        "gradient_clipping": training.gradient_clipping,
-        "zero_optimization": {"stage": training.zero_stage},
-        "bf16": {"enabled": training.precision == "bf16"},
-        "fp16": {"enabled": training.precision == "fp16"},
-    }
-    defaults = {"steps_per_print": 10**9, "zero_force_ds_cpu_optimizer": False}
-    return _merge(ours, {**defaults, **config.deepspeed}, "deepspeed")
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -120,9 +40,8 @@ class Engine:
             fused=True,
         )
         self._optimizer, self._num_spoilt = optimizer, torch.zeros((), device=world.device)
-        self._skipped_before = 0
-        self._deepspeed = _import_deepspeed(world.device)
-        self._engine, *_ = self._deepspeed.initialize(
+        deepspeed = _import_deepspeed(world.device)
+        self._engine, *_ = deepspeed.initialize(
             model=network,
             optimizer=optimizer,
             config=deepspeed_options(config, world),
@@ -133,6 +52,7 @@ class Engine:
         # That one must not count: the true first steps would be too short by a quarter.
         for state in optimizer.state.values():
             state["step"].zero_()
+        self.state = EngineState(deepspeed, self._engine, optimizer, self._stage)
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -143,7 +63,7 @@ class Engine:
     @property
     def skipped_steps(self) -> int:
         """Steps since this process began that changed nothing: their gradients were not finite."""
-        return int(self._engine.skipped_steps - self._skipped_before + self._num_spoilt)
+        return int(self._engine.skipped_steps + self._num_spoilt)
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's output."""
@@ -179,37 +99,6 @@ class Engine:
         norm: float | Tensor | None = self._engine.get_global_grad_norm()
         return own_norm if norm is None else norm
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """The float32 weights by name, on the host of every rank. All ranks must call it."""
-        optimizer, get_sharded = (
-            self._engine.optimizer,
-            self._deepspeed.utils.safe_get_full_fp32_param,
-        )
-        masters: dict[int, Tensor] = {}
-        if hasattr(optimizer, "fp32_groups"):  # bf16 without ZeRO: whole float32 copies
-            for low_group, full_group in zip(
-                optimizer.fp16_groups, optimizer.fp32_groups, strict=True
-            ):
-                masters.update(zip(map(id, low_group), full_group, strict=True))
-        weights = {}
-        for name, parameter in self.network.named_parameters():
-            full = get_sharded(parameter) if self._stage else masters.get(id(parameter))
-            weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
-        return weights
-
-    def save(self, folder: Path) -> None:
-        """Writes the state of all ranks into a folder. All ranks must call it."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote. Raises `UserError` if nothing is found there."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag="state")
-        if path is None:
-            raise UserError(f"{folder}: holds no DeepSpeed state; remove this checkpoint folder")
-        self._skipped_before = self._engine.skipped_steps
-        for group in self.parameter_groups:
-            group["fused"] = True  # what was saved may say otherwise, and would win
-
 
 def _import_deepspeed(device: torch.device) -> Any:
     """The package, told which device it is for and to be quiet."""
@@ -224,24 +113,3 @@ def _import_deepspeed(device: torch.device) -> Any:
         # would compile takes seconds and prints the linker's complaints.
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     return deepspeed
-
-
-def _merge(ours: dict[str, Any], users: dict[str, Any], where: str) -> dict[str, Any]:
-    merged = dict(ours)
-    for key, value in users.items():
-        if isinstance(value, dict) and isinstance(ours.get(key), dict):
-            merged[key] = _merge(ours[key], value, f"{where}.{key}")
-        elif key in ours and ours[key] != value:
-            raise UserError(
-                f"{where}.{key}: {value!r} contradicts {ours[key]!r}, which follows from the "
-                "training section; change it there and remove it here"
-            )
-        else:
-            merged[key] = value
-    return merged
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

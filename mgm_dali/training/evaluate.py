@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +21,19 @@ from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.classes import with_num_classes
-from mgm_dali.training.engine import World, join_world
+from mgm_dali.training.judging import Watcher, autocast
 from mgm_dali.training.log import RunLog
+from mgm_dali.training.world import World, join_world
 from mgm_dali.video.manifest import Manifest
 
-__all__ = ["Verdict", "evaluate", "evaluate_network", "judge", "wilson_interval"]
+__all__ = [
+    "Verdict",
+    "evaluate",
+    "evaluate_network",
+    "judge",
+    "judge_weights",
+    "wilson_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -72,37 +81,83 @@ def evaluate(config: RunConfig) -> Verdict:
 
 
 def evaluate_network(
-    config: RunConfig, network: nn.Module, world: World, loaded: LoadReport
+    config: RunConfig,
+    network: nn.Module,
+    world: World,
+    loaded: LoadReport,
+    moves: Callable[[], None] = lambda: None,
 ) -> Verdict:
     """Judges a classifier on `data.val`; writes predictions.csv and evaluation.json.
 
-    `loaded` says where its weights come from.
+    `loaded` says where its weights come from; `moves` is called behind every batch.
     """
-    share = Share(config.evaluation.batch_size, world.rank, world.size)
     with (
-        ClipLoader(config, "evaluate", share, needs_motion=False) as loader,
+        _views(config, world) as loader,
         RunLog(config.output_dir, world.rank, len(loader)) as log,
     ):
         log.line(f"evaluating on {loader.manifest.path}; {loader.placement.reason}")
         log.line(f"weights    {loaded}")
-        sums = world.sum(_summed_views(config, network.to(world.device).eval(), loader, log))
+
+        def advance(done: int) -> None:
+            moves()
+            log.advance(done, "views")
+
+        probabilities = _probabilities(config, network, world, loader, advance)
         log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-        probabilities = _means(sums.cpu().numpy())
         verdict = judge(probabilities, loader.manifest, config, str(loaded.source))
         if world.is_first:
             output = config.output_dir
             write_whole(output / "evaluation.json", json.dumps(asdict(verdict), indent=1))
             _write_predictions(output / "predictions.csv", probabilities, loader.manifest)
-        log.line(
-            f"top-1 {verdict.top1:.1%} (95% interval {verdict.top1_low:.1%} to "
-            f"{verdict.top1_high:.1%}), top-5 {verdict.top5:.1%}, chance {verdict.chance:.1%}; "
-            f"{verdict.num_videos} videos, {verdict.num_unreadable} of them unreadable"
-        )
+        log.line(_in_words(verdict))
     return verdict
 
 
+def judge_weights(
+    config: RunConfig, world: World, weights: dict[str, torch.Tensor], watcher: Watcher
+) -> dict[str, float]:
+    """Top-1 and top-5 on `data.val` of a classifier's float32 weights, while it is trained."""
+    network = build_classifier(config.model)
+    network.load_state_dict(weights)
+    with _views(config, world) as loader:
+        probabilities = _probabilities(
+            config, network, world, loader, lambda _done: watcher.moves()
+        )
+        verdict = judge(probabilities, loader.manifest, config, "training")
+    watcher.say(_in_words(verdict))
+    return {"val/top1": verdict.top1, "val/top5": verdict.top5}
+
+
+def _views(config: RunConfig, world: World) -> ClipLoader:
+    share = Share(config.evaluation.batch_size, world.rank, world.size)
+    return ClipLoader(config, "evaluate", share, needs_motion=False)
+
+
+def _probabilities(
+    config: RunConfig,
+    network: nn.Module,
+    world: World,
+    loader: ClipLoader,
+    advance: Callable[[int], None],
+) -> NDArray[np.float64]:
+    """Mean probabilities `[videos, C]` of all ranks; NaN where no view could be read."""
+    network = network.to(world.device).eval()
+    sums = world.sum(_summed_views(config, network, loader, advance)).cpu().numpy()
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = sums[:, :-1] / sums[:, -1:]
+    return means
+
+
+def _in_words(verdict: Verdict) -> str:
+    return (
+        f"top-1 {verdict.top1:.1%} (95% interval {verdict.top1_low:.1%} to "
+        f"{verdict.top1_high:.1%}), top-5 {verdict.top5:.1%}, chance {verdict.chance:.1%}; "
+        f"{verdict.num_videos} videos, {verdict.num_unreadable} of them unreadable"
+    )
+
+
 def _summed_views(
-    config: RunConfig, network: nn.Module, loader: ClipLoader, log: RunLog
+    config: RunConfig, network: nn.Module, loader: ClipLoader, advance: Callable[[int], None]
 ) -> torch.Tensor:
     """Sum of the softmax of this rank's readable views, and their number: `[videos, C + 1]`.
 
@@ -113,25 +168,15 @@ def _summed_views(
     assert config.model.num_classes is not None
     sums = torch.zeros(len(loader.manifest), config.model.num_classes + 1, dtype=torch.float64)
     sums = sums.to(device)
-    precision = config.training.precision
-    low = precision != "fp32" and device.type == "cuda"
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     for done, batch in enumerate(loader, start=1):
         counted = batch.index >= 0
         counted[loader.replaced] = False
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=low):
+        with torch.inference_mode(), autocast(config, device):
             probability = network(batch.video).double().softmax(-1)
         rows = torch.cat((probability, torch.ones_like(probability[:, :1])), dim=1)
         sums.index_add_(0, batch.index[counted], rows[counted])
-        log.advance(done, "views")
+        advance(done)
     return sums
-
-
-def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean probabilities `[videos, C]`; NaN where no view could be read."""
-    with np.errstate(invalid="ignore"):
-        means: NDArray[np.float64] = sums[:, :-1] / sums[:, -1:]
-    return means
 
 
 def judge(

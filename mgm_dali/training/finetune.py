@@ -14,19 +14,42 @@ from mgm_dali.config import RunConfig
 from mgm_dali.models import build_classifier, load_pretrained
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.training.averaging import averaged
 from mgm_dali.training.classes import with_num_classes
 from mgm_dali.training.computing import measured_clips, prepare, with_kernel, with_precision
-from mgm_dali.training.engine import Engine, join_world
-from mgm_dali.training.evaluate import evaluate_network
+from mgm_dali.training.engine import Engine
+from mgm_dali.training.evaluate import evaluate_network, judge_weights
+from mgm_dali.training.judging import Judgement
 from mgm_dali.training.loop import Task, start_from, train
+from mgm_dali.training.pulse import watched
+from mgm_dali.training.schedule import with_accumulation
+from mgm_dali.training.world import World, join_world
 
 __all__ = ["finetune"]
 
 
 def finetune(config: RunConfig) -> Path:
-    """Trains a classifier, then judges it if `data.val` is set; the path of the final weights."""
+    """Trains a classifier, then judges it if `data.val` is set; the path of the final weights.
+
+    Raises `Stopped` if the run was asked to end before, after it has saved.
+    """
     config = with_num_classes(config)
     world = join_world(choose_device(config))
+    with watched(world, config) as pulse:
+        config, task = _prepared(with_accumulation(config, world.size), world)
+        weights = train(config, task, world, pulse)
+        if task.average is not None:
+            weights = weights.with_name(f"{weights.stem}-ema{weights.suffix}")
+        if config.data.val:
+            judged = build_classifier(config.model)  # the trained one may be rounded to bf16
+            loaded = load_pretrained(judged, weights)
+            moves = (lambda: pulse.moves("judging")) if pulse else (lambda: None)
+            evaluate_network(config, judged, world, loaded, moves)
+    return weights
+
+
+def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
+    """The config with all that it leaves open decided, and what is to be trained."""
     config, precision = with_precision(config, world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     classifier = build_classifier(config.model)
@@ -35,7 +58,8 @@ def finetune(config: RunConfig) -> Path:
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=False)
     start = "random weights: model.init is not set"
     if config.model.init:
-        start = start_from(config, classifier)
+        start = start_from(config, classifier, world)
+    average = averaged(classifier, config, world)
     unusual = prepare(classifier, config)
     parameters = sum(p.numel() for p in classifier.parameters())
     groups = param_groups_layer_decay(
@@ -47,6 +71,7 @@ def finetune(config: RunConfig) -> Path:
     task = Task(
         stage="finetune",
         network=classifier,
+        average=average,
         groups=groups,
         loss=_loss_function(config),
         needs_motion=False,
@@ -60,12 +85,9 @@ def finetune(config: RunConfig) -> Path:
             f"{config.model.num_classes} classes, "
             f"{forward_gflops(config.model, tokens):.1f} GFLOPs a clip and forward pass",
         ],
+        judgement=Judgement("val/top1", True, judge_weights),
     )
-    weights = train(config, task, world)
-    if config.data.val:
-        judged = build_classifier(config.model)  # the trained one may be rounded to bf16
-        evaluate_network(config, judged, world, load_pretrained(judged, weights))
-    return weights
+    return config, task
 
 
 def _loss_function(config: RunConfig) -> Callable[[Engine, ClipBatch], Tensor]:

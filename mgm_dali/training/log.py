@@ -4,7 +4,6 @@ RUN/train.log        every line, with its time
 RUN/skipped.csv      path,reason of clips that could not be read
 """
 
-import contextlib
 import csv
 import io
 import logging
@@ -35,6 +34,8 @@ class RunLog:
         self._folder = folder
         self._rank = rank
         self._skipped_before = _paths_in(folder / "skipped.csv")
+        self._unwritable: set[str] = set()
+        """Names of files of which it was said that they cannot be written."""
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -71,8 +72,7 @@ class RunLog:
 
     def _write(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        with _open_text(self._folder / "train.log", "a") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def skipped(self, clips: Iterable[tuple[Path, str]]) -> None:
         """Adds this rank's unreadable clips to skipped.csv, each file once."""
@@ -80,13 +80,25 @@ class RunLog:
         if not new:
             return
         self._skipped_before.update(new)
-        table = self._folder / "skipped.csv"
         rows = io.StringIO()
         csv.writer(rows, lineterminator="\n").writerows(new.items())
-        with contextlib.suppress(FileExistsError), _open_text(table, "x") as file:
-            file.write("path,reason\n")
-        with _open_text(table, "a") as file:
-            file.write(rows.getvalue())  # one write: ranks do not mix their lines
+        self._append("skipped.csv", "path,reason\n", "x")
+        self._append("skipped.csv", rows.getvalue())
+
+    def _append(self, name: str, text: str, mode: str = "a") -> None:
+        """In one write: ranks do not mix their lines. A full disk is no reason to end a run."""
+        try:
+            with _open_text(self._folder / name, mode) as file:
+                file.write(text)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if name not in self._unwritable:
+                self._unwritable.add(name)
+                what = (
+                    f"{self._folder / name}: cannot be written ({error.strerror}); the run goes on"
+                )
+                self._console.print(what, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Handler(logging.Handler):

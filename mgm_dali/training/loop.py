@@ -1,37 +1,46 @@
 """The training loop that pretraining and finetuning share."""
 
-import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from mgm_dali import __version__
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
+from mgm_dali.errors import Stopped, UserError
 from mgm_dali.models import Autoencoder, Classifier, load_pretrained
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share, Stage
-from mgm_dali.training.checkpoint import (
+from mgm_dali.runs.checkpoint_files import (
+    Best,
     Position,
+    best_of,
     checksum,
     complete_steps,
-    find_checkpoint,
-    save_checkpoint,
+    newest_whole,
+    weights_file,
+    write_best,
 )
+from mgm_dali.training.checkpoint import load_checkpoint, save_checkpoint
 from mgm_dali.training.computing import compiling
-from mgm_dali.training.engine import Engine, World
+from mgm_dali.training.engine import Engine
+from mgm_dali.training.judging import Judgement, Watcher
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
+from mgm_dali.training.progress import Pending, Progress
+from mgm_dali.training.pulse import Pulse
 from mgm_dali.training.run_folder import run_folder
 from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
+from mgm_dali.training.stopping import PREEMPTED, StopRequest, stop_request
+from mgm_dali.training.wandb_board import why_no_wandb
+from mgm_dali.training.world import World
 
 __all__ = ["Task", "start_from", "train"]
 
@@ -42,6 +51,7 @@ class Task:
 
     stage: Stage
     network: Autoencoder | Classifier
+    average: ModelEmaV3 | None
     groups: list[dict[str, Any]]
     """AdamW's parameter groups."""
     loss: Callable[[Engine, ClipBatch], Tensor]
@@ -49,57 +59,97 @@ class Task:
     needs_motion: bool
     description: list[str]
     """Lines for the head of the log: weights, network, mask."""
+    judgement: Judgement
+    picture: Callable[[ClipBatch], Any] | None = None
+    """A picture of what the network makes of a batch's first clip: uint8 [H, W, 3]."""
 
 
-def start_from(config: RunConfig, network: Autoencoder | Classifier) -> str:
+def start_from(config: RunConfig, network: Autoencoder | Classifier, world: World) -> str:
     """Takes the weights of `model.init`, unless the run is resumed; what became of them."""
-    if complete_steps(config.output_dir):
+    if world.of_first(bool(complete_steps(config.output_dir))):
         return "those of this run's checkpoint"
     assert config.model.init is not None, "asked before"
     return str(load_pretrained(network, config.model.init))
 
 
-def train(config: RunConfig, task: Task, world: World) -> Path:
+def train(config: RunConfig, task: Task, world: World, pulse: Pulse | None) -> Path:
     """Trains to the end, from the newest checkpoint if there is one. The final weights' path.
 
-    Raises `UserError` if the loss stops being a number or too many clips cannot be read; what was
-    saved before stays.
+    Raises `UserError` if too many steps have no finite loss or too many clips cannot be read, and
+    `Stopped` if it was asked to end before; what was saved stays.
     """
     run, training = config.output_dir, config.training
+    world.require(why_no_wandb(config) if world.is_first else None)
     global_batch = training.batch_size * training.accumulate_steps * world.size
     with ExitStack() as stack:
-        stack.enter_context(run_folder(run, config, world))
-        warnings: list[str] = []
-        found = find_checkpoint(run, warnings.append)
-        first_step = found[1].step if found else 0
-        first_forward = first_step * training.accumulate_steps
-        share = Share(training.batch_size, world.rank, world.size, first_forward)
+        changes = stack.enter_context(run_folder(run, config, world))
+        found, warnings = _resumed(run, world)
+        first_step = max(world.of_first(found[1].step if found else 0), 0)
+        share = Share(
+            training.batch_size, world.rank, world.size, first_step * training.accumulate_steps
+        )
         loader = stack.enter_context(
             ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
         )
         manifest = checksum(loader.manifest.path)
         position = Position(first_step, task.stage, world.size, global_batch, manifest)
-        if found:
-            _require_same(found[0], found[1], position)
+        world.require(_why_another_run(*found, position) if found else None)
         videos_a_step = global_batch // config.augment.repeats
         steps = total_steps(training, len(loader.manifest), videos_a_step)
         engine = Engine(task.network, task.groups, config, world)
         log = stack.enter_context(RunLog(run, world.rank, steps, first_step))
-        metrics = stack.enter_context(MetricsFile(run, first_step, active=world.is_first))
-        for text in [*_opening_lines(config, task, loader, world, steps), *warnings]:
+        metrics = stack.enter_context(
+            MetricsFile(run, first_step, active=world.is_first, config=config)
+        )
+        opening = [*_opening_lines(config, task, loader, world, steps), *changes, *warnings]
+        for text in opening:
             log.line(text)
-        if found:
-            engine.load(found[0])
-            log.line(f"resumed behind step {first_step} from {found[0]}")
+        metrics.text("opening", "\n".join(opening))
+        if first_step:
+            folder = run / "checkpoints" / f"step-{first_step}"
+            for text in load_checkpoint(engine, task.average, folder):
+                log.line(text)
+            ranks = f", which {found[1].world_size} rank(s) wrote" if found else ""
+            log.line(f"resumed behind step {first_step} from {folder}{ranks}")
+        stop = stack.enter_context(stop_request(world, config))
+        progress = Progress(config, engine, loader, (log, metrics), (first_step, steps))
+        with _last_word(progress, loader):
+            _Loop(config, task, engine, loader, progress, (stop, pulse)).run(position, steps)
+    return weights_file(run, max(first_step, steps))
+
+
+def _resumed(run: Path, world: World) -> tuple[tuple[Path, Position] | None, list[str]]:
+    """The checkpoint to go on from, on the first rank; and what is to be said about others."""
+    warnings: list[str] = []
+    found, problem = None, None
+    if world.is_first:
         try:
-            _Loop(config, task, engine, loader, log, metrics).run(position, steps)
-        finally:
-            log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-    return run / "weights" / f"step-{max(first_step, steps)}.safetensors"
+            found = newest_whole(run, warnings.append)
+        except UserError as error:
+            problem = str(error)
+    world.require(problem)
+    return found, warnings
+
+
+@contextmanager
+def _last_word(progress: Progress, loader: ClipLoader) -> Iterator[None]:
+    """Whatever ends the run is left in status.json, and unreadable clips in skipped.csv."""
+    try:
+        yield
+        progress.end("finished")
+    except Stopped as stopped:
+        progress.end("stopped", str(stopped))
+        raise
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        progress.end("failed", reason or type(error).__name__)
+        raise
+    finally:
+        progress.log.skipped((clip.path, clip.reason) for clip in loader.skipped)
 
 
 class _Loop:
-    """The steps of one run. Losses stay on the device until a line of the log is due."""
+    """The steps of one run."""
 
     def __init__(
         self,
@@ -107,134 +157,117 @@ class _Loop:
         task: Task,
         engine: Engine,
         loader: ClipLoader,
-        log: RunLog,
-        metrics: MetricsFile,
+        progress: Progress,
+        ends: tuple[StopRequest, Pulse | None],
     ) -> None:
         self.config, self.task, self.engine = config, task, engine
-        self.loader, self.log, self.metrics = loader, log, metrics
-        self.world = engine.world
+        self.loader, self.progress = loader, progress
+        self.stop, self.pulse = ends
+        self.newest: ClipBatch | None = None
         training = config.training
-        self.global_batch = training.batch_size * training.accumulate_steps * self.world.size
-        videos_a_step = self.global_batch // config.augment.repeats
+        global_batch = training.batch_size * training.accumulate_steps * engine.world.size
         self.schedule = cosine_schedule(
-            engine.parameter_groups, training, len(loader.manifest), videos_a_step
+            engine.parameter_groups,
+            training,
+            len(loader.manifest),
+            global_batch // config.augment.repeats,
         )
-        self.rows: list[Tensor] = []
-        """Manifest rows of the newest clips, to name them if something goes wrong."""
-        self._open_window()
-
-    def _open_window(self) -> None:
-        """Starts to measure afresh, after a line of the log or a checkpoint."""
-        self.pending: list[tuple[int, Tensor, float | Tensor, float]] = []
-        """(step, loss, gradient norm, learning rate) not yet written."""
-        self.without_motion: list[Tensor] = []
-        """Clips of each forward pass in which no frame has vectors: their masks are simulated."""
-        self.started = time.perf_counter()
-        self.waited_seconds = 0.0
 
     def run(self, position: Position, steps: int) -> None:
         """Optimiser steps from `position` on, until `steps` are done."""
         training = self.config.training
         batches = self.loader.endless()
+        saved = position.step
         for step in range(position.step, steps):
-            seed_step(self.config.seed, step, self.world.rank)
+            if self.stop.agreed():
+                self._end_early(replace(position, step=step), saved)
+            seed_step(self.config.seed, step, self.engine.world.rank)
             self.schedule.step_update(step)
-            lr = max(group["lr"] for group in self.engine.parameter_groups)
-            loss, norm = self._step(batches)
             done = step + 1
-            self.pending.append((done, loss, norm, lr))
-            saving = done % training.checkpoint_every_steps == 0 or done == steps
-            if saving or done % training.log_every_steps == 0:
-                self._report()
-            if saving:
-                self._save(dataclasses.replace(position, step=done))
+            self.progress.add(self._step(batches, done))
+            if self.task.picture and _due(training.pictures_every_steps, done):
+                self._draw(done)
+            judging = _due(training.evaluate_every_steps, done)
+            if judging or done % training.checkpoint_every_steps == 0 or done == steps:
+                self._save(replace(position, step=done))
+                saved = done
+            if judging:
+                self._judge(done)
 
-    def _step(self, batches: Iterator[ClipBatch]) -> tuple[Tensor, float | Tensor]:
-        """All forward passes of one optimiser step: this rank's mean loss, the gradient norm."""
-        losses = []
-        norm: float | Tensor = 0.0
-        self.rows = []
+    def _step(self, batches: Iterator[ClipBatch], number: int) -> Pending:
+        """All forward passes of one optimiser step."""
+        lr = max(group["lr"] for group in self.engine.parameter_groups)
+        step = Pending(number, lr)
         for _ in range(self.config.training.accumulate_steps):
+            self._moves("reading clips")
             asked = time.perf_counter()
             batch = next(batches)
-            self.waited_seconds += time.perf_counter() - asked
-            self.rows.append(batch.index)
-            if self.task.needs_motion:
-                self.without_motion.append((~batch.motion_valid.any(1)).sum())
+            step.saw(batch, time.perf_counter() - asked)
+            self._moves("computing")
             with compiling("training.compile"):
                 loss = self.task.loss(self.engine, batch)
                 self.engine.backward(loss)
-            norm = self.engine.step()
-            losses.append(loss.detach())
-        return torch.stack(losses).mean(), norm
+            step.norm = self.engine.step()
+            step.losses.append(loss.detach())
+        if self.task.average is not None:
+            self.task.average.update(self.task.network)
+        self.newest = batch
+        return step
 
-    def _report(self) -> None:
-        """Writes what is pending; the one place where the host waits for the device."""
-        self.world.require(self.loader.problem)
-        losses = self.world.sum(torch.stack([loss for _, loss, _, _ in self.pending]))
-        losses = losses / self.world.size
-        counts = self._counts()
-        self.log.skipped((clip.path, clip.reason) for clip in self.loader.skipped)
-        seconds = time.perf_counter() - self.started
-        speed = len(self.pending) * self.global_batch / seconds
-        wait = self.waited_seconds / seconds
-        for (step, _, norm, lr), loss in zip(self.pending, losses.tolist(), strict=True):
-            self.metrics.write(
-                {
-                    "step": step,
-                    "epoch": step * self.global_batch / self.loader.clips_per_epoch,
-                    "loss": loss,
-                    "lr": lr,
-                    "grad_norm": float(norm),
-                    "clips_per_second": speed,
-                    "data_wait_share": wait,
-                    **counts,
-                }
-            )
-            self._require_finite(step, loss)
-        share = counts.get("no_motion_share", 0)
-        still = f"  without motion {share:.0%}" if share else ""
-        if lost := counts["skipped_steps"]:
-            still += f"  steps skipped {lost:.0f}"
-        self.log.advance(step, f"loss {losses.mean():.4f}")
-        self.log.line(
-            f"step {step}  loss {losses.mean():.4f}  lr {lr:.2e}  {speed:.1f} clips/s  "
-            f"waiting for data {wait:.0%}  skipped {counts['skipped_clips']}{still}"
-        )
-        self._open_window()
-
-    def _counts(self) -> dict[str, float]:
-        """What went otherwise than asked for, on all ranks; where masks follow motion, also the
-        share of the newest clips that have none."""
-        counted = [self.loader.num_skipped, self.loader.restarts, 0]
-        counts = torch.tensor(counted, device=self.world.device)
-        counts[-1] = sum(self.without_motion)
-        skipped, restarts, without_motion = (int(count) for count in self.world.sum(counts))
-        named: dict[str, float] = {
-            "skipped_clips": skipped,
-            "loader_restarts": restarts,
-            "skipped_steps": self.engine.skipped_steps,
-        }
-        if self.task.needs_motion:
-            clips = len(self.pending) * self.global_batch
-            named["no_motion_share"] = without_motion / clips
-        return named
-
-    def _require_finite(self, step: int, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        rows = torch.cat(self.rows).tolist()
-        raise UserError(
-            f"step {step}: the loss is {loss}; the last checkpoint is intact. The newest clips of "
-            f"this rank are rows {rows} of {self.loader.manifest.path}. In a new output_dir, try a "
-            "lower training.base_lr, training.gradient_clipping=1.0 or training.precision=fp32"
-        )
+    def _draw(self, step: int) -> None:
+        """A picture of the newest batch; its step's numbers go first."""
+        self._moves("drawing")
+        self.progress.report()
+        assert self.task.picture is not None and self.newest is not None
+        if self.engine.world.is_first or self.config.training.zero_stage == 3:
+            self.progress.metrics.picture("clip", self.task.picture(self.newest), step)
+        self.progress.open()
 
     def _save(self, position: Position) -> None:
-        save_checkpoint(self.engine, self.config, position)
+        self._moves("saving")
+        self.progress.report()
+        save_checkpoint(self.engine, self.task.average, self.config, position)
         output = self.config.output_dir
-        self.log.line(f"step {position.step}  checkpoint and weights saved in {output}")
-        self._open_window()  # a save is not training time
+        self.progress.log.line(f"step {position.step}  checkpoint and weights saved in {output}")
+        self.progress.open()
+
+    def _judge(self, step: int) -> None:
+        """Judges the newest weights, or their average, and keeps what is best so far."""
+        self._moves("judging")
+        judgement, average = self.task.judgement, self.task.average
+        if average is not None:
+            weights = dict(average.module.state_dict())
+        else:
+            weights = self.engine.state.read("weights", keep=True)
+        log = self.progress.log
+        watcher = Watcher(log.line, lambda: self._moves("judging"))
+        numbers = judgement.judge(self.config, self.engine.world, weights, watcher)
+        self.progress.metrics.write({"step": step, **numbers})
+        value = numbers[judgement.measure]
+        if self.engine.world.is_first:
+            best = best_of(self.config.output_dir)
+            sign = 1 if judgement.higher_is_better else -1
+            if best is None or sign * value > sign * best.value:
+                write_best(self.config.output_dir, Best(step, judgement.measure, value))
+                log.line(f"step {step}  {judgement.measure} {value:.4f}: the best so far, kept")
+        self.progress.open()
+
+    def _end_early(self, position: Position, saved: int) -> None:
+        """Saves, and raises `Stopped`."""
+        if position.step > saved:
+            self._save(position)
+        status = PREEMPTED if self.stop.preempted else 0
+        text = f"stopped behind step {position.step}: {self.stop.reason}; the same command goes on"
+        self.progress.log.line(text)
+        raise Stopped(text, status)
+
+    def _moves(self, doing: str) -> None:
+        if self.pulse is not None:
+            self.pulse.moves(doing)
+
+
+def _due(every_steps: int | None, step: int) -> bool:
+    return every_steps is not None and step % every_steps == 0
 
 
 def _opening_lines(
@@ -259,13 +292,17 @@ def _opening_lines(
     ]
 
 
-def _require_same(folder: Path, before: Position, now: Position) -> None:
-    """Raises `UserError` if what follows would not be the run that the checkpoint belongs to."""
-    for field in dataclasses.fields(Position):
-        then, today = getattr(before, field.name), getattr(now, field.name)
+def _why_another_run(folder: Path, before: Position, now: Position) -> str | None:
+    """Why what follows would not be the run that the checkpoint belongs to.
+
+    Other ranks are no reason: with the same global batch they see the same clips.
+    """
+    for name in ("stage", "global_batch", "manifest"):
+        then, today = getattr(before, name), getattr(now, name)
         if then != today:
-            raise UserError(
-                f"{folder}: was written with another {field.name.replace('_', ' ')} ({then}, now "
+            return (
+                f"{folder}: was written with another {name.replace('_', ' ')} ({then}, now "
                 f"{today}); resume with the same, or start a new run from its weights with "
                 "model.init"
             )
+    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -17,9 +18,10 @@ from mgm_dali.masking import (
     hidden_per_slice,
     make_mask,
 )
-from mgm_dali.models import build_autoencoder
+from mgm_dali.models import Autoencoder, build_autoencoder
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.training.averaging import averaged
 from mgm_dali.training.computing import (
     compiling,
     measured_clips,
@@ -27,15 +29,30 @@ from mgm_dali.training.computing import (
     with_kernel,
     with_precision,
 )
-from mgm_dali.training.engine import Engine, join_world
+from mgm_dali.training.engine import Engine
+from mgm_dali.training.judging import Judgement, reconstruction_loss
 from mgm_dali.training.loop import Task, start_from, train
+from mgm_dali.training.pictures import picture_of
+from mgm_dali.training.pulse import watched
+from mgm_dali.training.schedule import with_accumulation
+from mgm_dali.training.world import World, join_world
 
 __all__ = ["pretrain"]
 
 
 def pretrain(config: RunConfig) -> Path:
-    """Trains an autoencoder as the config says; returns the path of its final weights."""
+    """Trains an autoencoder as the config says; returns the path of its final weights.
+
+    Raises `Stopped` if the run was asked to end before, after it has saved.
+    """
     world = join_world(choose_device(config))
+    with watched(world, config) as pulse:
+        config, task = _prepared(with_accumulation(config, world.size), world)
+        return train(config, task, world, pulse)
+
+
+def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
+    """The config with all that it leaves open decided, and what is to be trained."""
     config, precision = with_precision(config, world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     autoencoder = build_autoencoder(config.model)
@@ -48,19 +65,9 @@ def pretrain(config: RunConfig) -> Path:
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=True)
     description = [f"precision  {precision}", f"attention  {kernel}"]
     if config.model.init:
-        description.append(f"weights    {start_from(config, autoencoder)}")
+        description.append(f"weights    {start_from(config, autoencoder, world)}")
+    average = averaged(autoencoder, config, world)
     description += prepare(autoencoder, config)
-    mask_of = _compiled(config, grid, world.device) if config.mask.compile else make_mask
-
-    def loss(engine: Engine, batch: ClipBatch) -> Tensor:
-        motion = batch.motion, batch.motion_valid
-        mask = mask_of(*motion, batch.seed, grid, config.mask, batch.motion_known)
-        decoded = None
-        if num_decoded < num_hidden:
-            decoded = decoded_tokens(mask, batch.seed, grid, num_decoded)
-        result: Tensor = engine(batch.video, mask, num_hidden, decoded, num_decoded)
-        return result
-
     parameters = sum(p.numel() for p in autoencoder.parameters())
     description += [
         f"network    {config.model.name}, {config.model.attention} attention, "
@@ -77,12 +84,44 @@ def pretrain(config: RunConfig) -> Path:
     task = Task(
         stage="pretrain",
         network=autoencoder,
+        average=average,
         groups=groups,
-        loss=loss,
+        loss=_loss_function(config, grid, (num_hidden, num_decoded), world.device),
         needs_motion=config.mask.strategy in NEEDS_MOTION,
         description=description,
+        judgement=Judgement("val/loss", False, reconstruction_loss),
+        picture=_picture_function(config, autoencoder),
     )
-    return train(config, task, world)
+    return config, task
+
+
+def _loss_function(
+    config: RunConfig, grid: PatchGrid, counts: tuple[int, int], device: torch.device
+) -> Callable[[Engine, ClipBatch], Tensor]:
+    """Masks a batch, and asks the network for its loss; `counts`: hidden and predicted tokens."""
+    num_hidden, num_decoded = counts
+    mask_of = _compiled(config, grid, device) if config.mask.compile else make_mask
+
+    def loss(engine: Engine, batch: ClipBatch) -> Tensor:
+        motion = batch.motion, batch.motion_valid
+        mask = mask_of(*motion, batch.seed, grid, config.mask, batch.motion_known)
+        decoded = None
+        if num_decoded < num_hidden:
+            decoded = decoded_tokens(mask, batch.seed, grid, num_decoded)
+        result: Tensor = engine(batch.video, mask, num_hidden, decoded, num_decoded)
+        return result
+
+    return loss
+
+
+def _picture_function(config: RunConfig, autoencoder: Autoencoder) -> Callable[[ClipBatch], Any]:
+    def picture(batch: ClipBatch) -> Any:
+        motion = batch.motion[:1], batch.motion_valid[:1]
+        known = batch.motion_known[:1]
+        mask = make_mask(*motion, batch.seed[:1], autoencoder.grid, config.mask, known)
+        return picture_of(autoencoder, batch, mask)
+
+    return picture
 
 
 def _compiled(config: RunConfig, grid: PatchGrid, device: torch.device) -> Callable[..., Tensor]:

@@ -7,36 +7,52 @@ from pathlib import Path
 from typing import Any
 
 from mgm_dali.config import RunConfig, dump_config, load_config
+from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
-from mgm_dali.training.checkpoint import complete_steps
-from mgm_dali.training.engine import World
+from mgm_dali.runs.checkpoint_files import complete_steps
+from mgm_dali.training.world import World
 
 __all__ = ["run_folder"]
 
 MAY_CHANGE = (
-    *("training.checkpoint_every_steps", "training.keep_checkpoints", "training.log_every_steps"),
+    *("training.checkpoint_every_steps", "training.keep_checkpoints", "training.keep_every_steps"),
+    *("training.evaluate_every_steps", "training.pictures_every_steps", "training.wandb_project"),
+    *("training.log_every_steps", "training.max_minutes", "training.max_bad_steps"),
+    *("training.grace_seconds", "training.hang_seconds", "training.changes_on_resume"),
+    *("training.global_batch", "training.batch_size", "training.accumulate_steps"),
     *("data.num_workers", "data.prefetch_batches", "data.max_skipped", "data.val", "evaluation"),
     *("output_dir", "mask.compile", "training.checkpoint_activations"),
 )
-"""What a resumed run may have otherwise: it changes none of the numbers that come."""
+"""What a resumed run may have otherwise: it changes none of the numbers that come. The global batch
+itself must stay, which its checkpoint tells."""
 
 
 @contextmanager
-def run_folder(run: Path, config: RunConfig, world: World) -> Iterator[None]:
+def run_folder(run: Path, config: RunConfig, world: World) -> Iterator[list[str]]:
     """Holds the folder for as long as the block runs, and writes RUN/config.yaml.
 
-    Raises `UserError`, on all ranks, if another process trains there, or if the checkpoints there
-    belong to a run whose numbers would be others.
+    Gives lines on what the resumed run has otherwise than before. Raises `UserError`, on all ranks,
+    if another process trains there, or if the checkpoints there belong to a run whose numbers would
+    be others and `training.changes_on_resume` does not accept that.
     """
     if not world.is_first:
         world.require(None)
-        yield
+        yield []
         return
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a") as lock:
-        world.require(_locked(run, lock) or _other_run(run, config))
+    said: list[str] = []
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / "lock").open("a")
+    except OSError as error:
+        world.require(f"{run}: cannot be written to ({error.strerror}); use another output_dir")
+        raise AssertionError from error
+    with lock:
+        problem = _locked(run, lock)
+        if problem is None:
+            problem, said = _compare(run, config)
+        world.require(problem)
         write_whole(run / "config.yaml", dump_config(config))
-        yield
+        yield said
 
 
 def _locked(run: Path, lock: Any) -> str | None:
@@ -47,19 +63,27 @@ def _locked(run: Path, lock: Any) -> str | None:
     return None
 
 
-def _other_run(run: Path, config: RunConfig) -> str | None:
+def _compare(run: Path, config: RunConfig) -> tuple[str | None, list[str]]:
+    """Why the run there must not go on with this configuration; else what to say about it."""
     path = run / "config.yaml"
     if not path.exists() or not complete_steps(run):
-        return None  # nothing is there that could be mixed up
-    before = load_config(path).model_dump(mode="json")
-    changes = _differences(before, config.model_dump(mode="json"))
-    fixed = sorted(change for change in changes if not change.startswith(MAY_CHANGE))
-    if not fixed:
-        return None
-    return (
-        f"{run}: holds a run with another configuration ({'; '.join(fixed)}); use another "
-        "output_dir, or the same configuration to resume it"
-    )
+        return None, []  # nothing is there that could be mixed up
+    try:
+        before = load_config(path).model_dump(mode="json")
+    except UserError as error:
+        return f"{error}; it says what the checkpoints there were made with", []
+    changes = sorted(_differences(before, config.model_dump(mode="json")))
+    fixed = [change for change in changes if not change.startswith(MAY_CHANGE)]
+    if fixed and config.training.changes_on_resume == "refuse":
+        return (
+            f"{run}: holds a run with another configuration ({'; '.join(fixed)}); use another "
+            "output_dir, the same configuration to resume it, or "
+            "training.changes_on_resume=accept to go on with other numbers"
+        ), []
+    return None, [
+        f"changed    {change}{', as training.changes_on_resume accepts' * (change in fixed)}"
+        for change in changes
+    ]
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -10,9 +10,35 @@ import numpy as np
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 
-from mgm_dali.config import TrainingConfig
+from mgm_dali.config import RunConfig, TrainingConfig
+from mgm_dali.errors import UserError
 
-__all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps"]
+__all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps", "with_accumulation"]
+
+
+def with_accumulation(config: RunConfig, world_size: int) -> RunConfig:
+    """The config with `training.accumulate_steps` as `training.global_batch` asks, if it does.
+
+    Raises `UserError` if that many ranks cannot share it.
+    """
+    training = config.training
+    if training.global_batch is None:
+        return config
+    at_once = training.batch_size * world_size
+    steps, rest = divmod(training.global_batch, at_once)
+    if rest or not steps:
+        raise UserError(
+            f"training.global_batch: {training.global_batch} clips cannot be shared by "
+            f"{world_size} rank(s) with training.batch_size={training.batch_size}: it must be a "
+            f"multiple of {at_once}; change batch_size or the number of ranks"
+        )
+    if training.accumulate_steps not in (1, steps):
+        raise UserError(
+            f"training.accumulate_steps: {training.accumulate_steps} contradicts {steps}, which "
+            "follows from training.global_batch; remove it"
+        )
+    changed = training.model_copy(update={"accumulate_steps": steps})
+    return config.model_copy(update={"training": changed})
 
 
 def total_steps(config: TrainingConfig, num_videos: int, videos_a_step: int) -> int:

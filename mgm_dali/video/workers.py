@@ -85,13 +85,15 @@ def run_in_workers(
 def leave_with_parent() -> None:
     """Makes this worker process end when its parent does, however the parent ends.
 
-    Also leaves Ctrl-C, which reaches all processes of a terminal, to the parent.
+    Also leaves Ctrl-C and SIGTERM to the parent: they reach all processes of a terminal, or of a
+    cluster's job.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a worker process has a parent to leave with"
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if os.getppid() != parent.pid:  # it died before the tie was made
         os._exit(1)
 
@@ -153,8 +155,8 @@ class Worker(Generic[Item, Result]):
         # It would start in the folder in which this process once did.
         arguments = (self.function, theirs, Path.cwd())
         process = context.Process(target=_work, args=arguments, daemon=True)
-        # A Ctrl-C in its first second would be told by a traceback: the process inherits the mask.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # In its first second one of them would end it: the process inherits the mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             process.start()
         finally:

@@ -10,7 +10,7 @@ Letters: B clips, N tokens, K visible, M hidden, P = 1536 values, C = 3 channels
 import torch
 from torch import Tensor
 
-from mgm_dali.models import Autoencoder
+from mgm_dali.models.autoencoder import Autoencoder
 from mgm_dali.models.patches import (
     patch_statistics,
     patchify,
@@ -50,7 +50,8 @@ def reconstructed_frames(
 def _nearness(autoencoder: Autoencoder, hidden: Tensor, visible: Tensor) -> Tensor:
     """Weight of each visible token for each hidden one, `[B, M, K]`: inverse square distance."""
     t, h, w = autoencoder.grid
-    places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32) for n in (t, h, w)))
+    sides = (torch.arange(n, dtype=torch.float32, device=hidden.device) for n in (t, h, w))
+    places = torch.cartesian_prod(*sides)
     weights = torch.cdist(places[hidden], places[visible]).pow(-2)
     return weights / weights.sum(-1, keepdim=True)
 

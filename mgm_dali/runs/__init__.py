@@ -1,0 +1,1 @@
+"""Run folders, as they are seen from outside: checkpoints, state, and who is at work in them."""
