@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -104,6 +105,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     """The package, told which device it is for and to be quiet."""
     os.environ["DS_ACCELERATOR"] = device.type  # read once, at the first import
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # It calls functions of PyTorch by their old names.
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     import deepspeed
 
     deepspeed.utils.logging.logger.setLevel(logging.WARNING)

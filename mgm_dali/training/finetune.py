@@ -23,6 +23,7 @@ from mgm_dali.training.judging import Judgement
 from mgm_dali.training.loop import Task, start_from, train
 from mgm_dali.training.pulse import watched
 from mgm_dali.training.schedule import with_accumulation
+from mgm_dali.training.stopping import stop_request
 from mgm_dali.training.world import World, join_world
 
 __all__ = ["finetune"]
@@ -35,9 +36,9 @@ def finetune(config: RunConfig) -> Path:
     """
     config = with_num_classes(config)
     world = join_world(choose_device(config))
-    with watched(world, config) as pulse:
+    with stop_request(world, config) as stop, watched(world, config) as pulse:
         config, task = _prepared(with_accumulation(config, world.size), world)
-        weights = train(config, task, world, pulse)
+        weights = train(config, task, world, (stop, pulse))
         if task.average is not None:
             weights = weights.with_name(f"{weights.stem}-ema{weights.suffix}")
         if config.data.val:

@@ -38,7 +38,7 @@ from mgm_dali.training.progress import Pending, Progress
 from mgm_dali.training.pulse import Pulse
 from mgm_dali.training.run_folder import run_folder
 from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
-from mgm_dali.training.stopping import PREEMPTED, StopRequest, stop_request
+from mgm_dali.training.stopping import PREEMPTED, StopRequest
 from mgm_dali.training.wandb_board import why_no_wandb
 from mgm_dali.training.world import World
 
@@ -72,7 +72,9 @@ def start_from(config: RunConfig, network: Autoencoder | Classifier, world: Worl
     return str(load_pretrained(network, config.model.init))
 
 
-def train(config: RunConfig, task: Task, world: World, pulse: Pulse | None) -> Path:
+def train(
+    config: RunConfig, task: Task, world: World, ends: tuple[StopRequest, Pulse | None]
+) -> Path:
     """Trains to the end, from the newest checkpoint if there is one. The final weights' path.
 
     Raises `UserError` if too many steps have no finite loss or too many clips cannot be read, and
@@ -111,10 +113,9 @@ def train(config: RunConfig, task: Task, world: World, pulse: Pulse | None) -> P
                 log.line(text)
             ranks = f", which {found[1].world_size} rank(s) wrote" if found else ""
             log.line(f"resumed behind step {first_step} from {folder}{ranks}")
-        stop = stack.enter_context(stop_request(world, config))
         progress = Progress(config, engine, loader, (log, metrics), (first_step, steps))
         with _last_word(progress, loader):
-            _Loop(config, task, engine, loader, progress, (stop, pulse)).run(position, steps)
+            _Loop(config, task, engine, loader, progress, ends).run(position, steps)
     return weights_file(run, max(first_step, steps))
 
 

@@ -35,6 +35,7 @@ from mgm_dali.training.loop import Task, start_from, train
 from mgm_dali.training.pictures import picture_of
 from mgm_dali.training.pulse import watched
 from mgm_dali.training.schedule import with_accumulation
+from mgm_dali.training.stopping import stop_request
 from mgm_dali.training.world import World, join_world
 
 __all__ = ["pretrain"]
@@ -46,9 +47,9 @@ def pretrain(config: RunConfig) -> Path:
     Raises `Stopped` if the run was asked to end before, after it has saved.
     """
     world = join_world(choose_device(config))
-    with watched(world, config) as pulse:
+    with stop_request(world, config) as stop, watched(world, config) as pulse:
         config, task = _prepared(with_accumulation(config, world.size), world)
-        return train(config, task, world, pulse)
+        return train(config, task, world, (stop, pulse))
 
 
 def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:

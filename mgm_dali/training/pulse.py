@@ -9,19 +9,22 @@ process ends with that message: first its main thread may, then the process is e
 
 import contextlib
 import json
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NoReturn
 
 from torch.distributed.distributed_c10d import Store
 
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
+from mgm_dali.errors import Stopped, UserError
 from mgm_dali.training.stopping import end_process
-from mgm_dali.training.world import World
+from mgm_dali.training.world import STOPPED_BY_ANOTHER, World
 
 __all__ = ["Pulse", "watched"]
 
@@ -31,7 +34,10 @@ SILENT_SECONDS = 30.0
 LAST_WORDS_SECONDS = 5.0
 """What the main thread has to end by itself, once it is known that there is no going on."""
 
-_VERDICT = "pulse/verdict"
+_UNREACHABLE = (
+    f"where the ranks met could not be reached for {SILENT_SECONDS:.0f} s: the machine of rank 0 "
+    "or the network is gone"
+)
 
 
 @dataclass
@@ -53,6 +59,8 @@ class Pulse:
     def __init__(self, world: World, store: Store, config: RunConfig) -> None:
         # A client of its own, where there is a way to: the main thread may be waiting in the other.
         self._store: Store = store.clone() if hasattr(store, "clone") else store
+        # The store may keep what was said before this run, or before an elastic launcher's restart.
+        self._number = world.of_first(int.from_bytes(os.urandom(6), "big"))
         self._world, self._run_folder = world, config.output_dir
         self._hang_seconds = config.training.hang_seconds
         self._own = _Sign()
@@ -71,35 +79,61 @@ class Pulse:
         self._own.moves += 1
         self._own.doing = doing
 
-    def leave(self, *, failed: bool) -> None:
-        """The last word of this rank."""
-        self._own.state = "failed" if failed else "left"
+    def leave(self, error: BaseException | None = None) -> None:
+        """The last word of this rank, which ends with an error or without."""
+        self._own.state = "failed" if error else "left"
         self._end.set()
         self._thread.join()
         with contextlib.suppress(RuntimeError):  # the first rank may be gone, which is no harm now
             self._say()
-            if failed and self._world.is_first:
-                self._store.set(_VERDICT, _has_stopped(0))
+            if error and self._world.is_first:
+                self._store.set(self._key("words"), str(error))
+                self._store.set(self._key("verdict"), _has_stopped(0))
+
+    def is_told_by_another(self, error: UserError) -> bool:
+        """Whether another rank prints this error: hundreds need not say the same."""
+        if self._world.is_first:
+            return False
+        if str(error) == STOPPED_BY_ANOTHER:
+            return True
+        key = self._key("words")
+        try:
+            self._store.wait([key], timedelta(seconds=LAST_WORDS_SECONDS))
+            return self._store.get(key) == str(error).encode()
+        except RuntimeError:
+            return False
+
+    def _key(self, name: object) -> str:
+        return f"pulse/{self._number}/{name}"
 
     def _run(self) -> None:
         while not self._end.wait(EVERY_SECONDS):
+            # Where a cable is cut, a word to the store is waited for until TCP gives up.
+            watcher = threading.Timer(SILENT_SECONDS, self._stop, (_UNREACHABLE,))
+            watcher.daemon = True
+            watcher.start()
             try:
-                self._say()
-                if self._world.is_first and (verdict := self._judge()):
-                    self._store.set(_VERDICT, verdict)
-                if self._store.check([_VERDICT]):
-                    self._stop(self._store.get(_VERDICT).decode())
+                self._round()
             except RuntimeError:  # the store went with the process that kept it
                 self._stop(_has_stopped(0))
+            finally:
+                watcher.cancel()
+
+    def _round(self) -> None:
+        self._say()
+        if self._world.is_first and (verdict := self._judge()):
+            self._store.set(self._key("verdict"), verdict)
+        if self._store.check([self._key("verdict")]):
+            self._stop(self._store.get(self._key("verdict")).decode())
 
     def _say(self) -> None:
         self._own.words += 1
-        self._store.set(f"pulse/{self._world.rank}", json.dumps(vars(self._own)))
+        self._store.set(self._key(self._world.rank), json.dumps(vars(self._own)))
 
     def _judge(self) -> str | None:
         """Why there is no going on, from all ranks' signs."""
         now = time.monotonic()
-        keys = [f"pulse/{rank}" for rank in range(self._world.size)]
+        keys = [self._key(rank) for rank in range(self._world.size)]
         for rank, text in enumerate(self._store.multi_get(keys)):
             sign = _Sign(**json.loads(text))
             before, since = self._seen.get(rank, (None, now))
@@ -118,8 +152,8 @@ class Pulse:
                     "was killed, or its machine is gone"
                 )
         if now - self._moved > self._hang_seconds:
-            doing = "; ".join(_by_what_they_do(present))
-            return f"no rank has moved for {now - self._moved:.0f} s: {doing}"
+            found = "; ".join(_least_far_first([(r, sign) for r, (sign, _) in present.items()]))
+            return f"no rank has moved for {now - self._moved:.0f} s: {found}"
         return None
 
     def _stop(self, verdict: str) -> NoReturn:
@@ -134,7 +168,8 @@ class Pulse:
 def watched(world: World, config: RunConfig) -> Iterator[Pulse | None]:
     """Has the ranks watch one another for as long as the block runs; None in a world of one.
 
-    An error by which gloo or NCCL report that a rank is gone becomes a `UserError`.
+    What gloo or NCCL raise when a rank is gone becomes a `UserError`. A `UserError` that the first
+    rank has too is told by that one alone: the others exit with its status and without a word.
     """
     if world.store is None:
         yield None
@@ -142,20 +177,25 @@ def watched(world: World, config: RunConfig) -> Iterator[Pulse | None]:
     pulse = Pulse(world, world.store, config)
     world.require(None)  # all have said their first word
     pulse.start()
-    failed = True
     try:
         yield pulse
-        failed = False
-    except RuntimeError as error:
-        if not _peer_is_gone(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"another rank has stopped, and its own message says why ({reason}); the checkpoints "
-            "are intact, the same command goes on"
-        ) from error
-    finally:
-        pulse.leave(failed=failed)
+        world.require(None)  # nobody leaves, and takes the store along, before all are done
+    except Stopped:
+        pulse.leave()
+        raise
+    except BaseException as error:
+        pulse.leave(error)
+        if isinstance(error, RuntimeError) and _peer_is_gone(error):
+            reason = re.search(r"Connection \w+ by peer|Timed out|NCCL[^\n]*", str(error))
+            raise UserError(
+                "another rank has stopped or was killed, and its own message or the launcher's "
+                f"says why ({reason[0] if reason else error}); the checkpoints are intact, the "
+                "same command goes on"
+            ) from None
+        if isinstance(error, UserError) and pulse.is_told_by_another(error):
+            raise SystemExit(1) from None
+        raise
+    pulse.leave()
 
 
 def _peer_is_gone(error: RuntimeError) -> bool:
@@ -167,11 +207,12 @@ def _has_stopped(rank: int) -> str:
     return f"rank {rank} has stopped; its own message says why"
 
 
-def _by_what_they_do(present: dict[int, tuple[_Sign, float]]) -> Iterator[str]:
-    """Those that do the same together: whoever does something else keeps the others waiting."""
-    groups: dict[str, list[int]] = {}
-    for rank, (sign, _) in present.items():
-        groups.setdefault(sign.doing, []).append(rank)
-    for doing, ranks in sorted(groups.items(), key=lambda item: len(item[1])):
+def _least_far_first(signs: list[tuple[int, _Sign]]) -> Iterator[str]:
+    """Who has come how far: all ranks move alike, so whoever has moved least keeps the others."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for rank, sign in signs:
+        groups.setdefault((sign.moves, sign.doing), []).append(rank)
+    for number, ((_, doing), ranks) in enumerate(sorted(groups.items())):
         named = ", ".join(map(str, ranks[:8])) + (" ..." if len(ranks) > 8 else "")
-        yield f"rank(s) {named} {doing}"
+        role = "" if len(groups) == 1 else " (behind the others)" if number == 0 else " (waiting)"
+        yield f"rank(s) {named}{role} {doing}"

@@ -12,7 +12,9 @@ from torch.distributed.rendezvous import rendezvous
 from mgm_dali.errors import UserError
 from mgm_dali.launcher import set_rendezvous
 
-__all__ = ["World", "join_world"]
+__all__ = ["STOPPED_BY_ANOTHER", "World", "join_world"]
+
+STOPPED_BY_ANOTHER = "stopped: another rank cannot go on, see its message"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class World:
         A rank that raised alone would leave the others waiting for it.
         """
         if self.sum(torch.tensor([float(problem is not None)], device=self.device)):
-            raise UserError(problem or "stopped: another rank cannot go on, see its message")
+            raise UserError(problem or STOPPED_BY_ANOTHER)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks, in place, on all of them."""

@@ -66,7 +66,7 @@ class Job:
     def heads(self, num_ranks: int) -> int:
         """How often the run has begun, or gone on, with so many ranks."""
         path = self.output / "train.log"
-        return path.read_text().count(f"{num_ranks} rank(s)") if path.exists() else 0
+        return path.read_text().count(f"; {num_ranks} rank(s)") if path.exists() else 0
 
     def wait_until(self, happened: Callable[[], bool], what: str) -> None:
         """Raises `Failure` if it has not happened in time, or the launchers are gone before."""
