@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mgm_dali.in_words import printable
 from mgm_dali.video.indexing import IndexReport
 from mgm_dali.video.manifest import Video
 
@@ -73,10 +74,5 @@ def _by_reason(rejected: Iterable[tuple[Path, str]]) -> list[tuple[str, list[str
     for general, members in groups.items():
         reasons = {reason for _, reason in members}
         shown = reasons.pop() if len(reasons) == 1 else general
-        result.append((_printable(shown), [_printable(str(path)) for path, _ in members]))
+        result.append((printable(shown), [printable(str(path)) for path, _ in members]))
     return sorted(result, key=lambda group: -len(group[1]))
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold anything, line breaks and commands to a terminal too."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mgm_dali.errors import UserError
+from mgm_dali.in_words import printable, span
 from mgm_dali.runs.rows import RunRow, find_runs, read_runs
 
 __all__ = ["list_runs"]
 
 _NEVER_FOLDED = 10_000
-_LONGEST_SECONDS = 10_000 * 86400.0
 
 STYLES = {"running": "green", "finished": "", "ended": "", "stopped": "yellow", "silent": "yellow"}
 """All others are red."""
@@ -35,7 +35,7 @@ def list_runs(folder: Path, *, as_json: bool = False) -> None:
     found, passed_over = find_runs(folder)
     rows = read_runs(found)
     for note in passed_over:
-        _say(Console(stderr=True), _printable(note))
+        _say(Console(stderr=True), printable(note))
     console, now = Console(), time.time()
     if as_json:
         _say(console, json.dumps([_as_json(row) for row in rows], indent=1))
@@ -43,11 +43,11 @@ def list_runs(folder: Path, *, as_json: bool = False) -> None:
         _print_table(rows, now, console)
         for row in rows:
             if reason := _explain(row, now):
-                _say(console, _printable(reason))
+                _say(console, printable(reason))
     else:
         _say(
             console,
-            f"{_printable(str(folder))}: no runs below (a run is a folder with config.yaml and "
+            f"{printable(str(folder))}: no runs below (a run is a folder with config.yaml and "
             "status.json or metrics.jsonl)",
         )
 
@@ -83,7 +83,7 @@ def _cells(row: RunRow, now: float) -> list[Text]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    age = _span(now - row.last_sign)
+    age = span(now - row.last_sign)
     running, state = row.state == "running", row.state
     if running and row.host not in (None, os.uname().nodename):
         state = f"running on {row.host}"
@@ -97,9 +97,9 @@ def _cells(row: RunRow, now: float) -> list[Text]:
         number(row.clips_per_second, ".1f"),
         number(row.data_wait_share, ".0%"),
         number(row.newest_checkpoint, "d"),
-        f"{_span((row.eta_seconds or 0) - now + row.last_sign)} left" if left else f"{age} ago",
+        f"{span((row.eta_seconds or 0) - now + row.last_sign)} left" if left else f"{age} ago",
     ]
-    texts = [Text(_printable(cell)) for cell in cells]
+    texts = [Text(printable(cell)) for cell in cells]
     texts[2].stylize(STYLES.get(row.state, "red"))
     return texts
 
@@ -113,25 +113,11 @@ def _explain(row: RunRow, now: float) -> str | None:
     if row.state == "died":
         return f"{row.run}: process {row.pid} on {row.host} ended without a word; {resume}"
     if row.state == "silent":
-        age = _span(now - row.last_sign)
+        age = span(now - row.last_sign)
         return f"{row.run}: {row.host} is silent for {age}; if nothing is left there, {resume}"
     if row.state in ("stopped", "failed") and row.reason:
         return f"{row.run}: {row.state}: {row.reason}"
     return row.reason if row.state == "damaged" else None
-
-
-def _span(seconds: float) -> str:
-    """A length of time in its largest unit."""
-    seconds = min(max(seconds, 0.0), _LONGEST_SECONDS)  # clocks differ, and files may say anything
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.{0 if name == 'min' else 1}f} {name}"
-    return f"{seconds:.0f} s"
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold anything, line breaks and commands to a terminal too."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _say(console: Console, text: str) -> None:

@@ -22,6 +22,7 @@ LAYERS = {
     # part: parts it may import; "parts" are the packages and top-level modules of mgm_dali
     "errors": set(),
     "files": set(),
+    "in_words": set(),
     "launcher": {"errors"},
     "config": {"errors"},
     "torchvision_ops": set(),
@@ -37,7 +38,7 @@ LAYERS = {
     "runs": {"errors", "config", "files"},
     "training": {
         *("errors", "config", "files", "video", "motion", "clips", "masking", "pipelines"),
-        *("models", "torchvision_ops", "launcher", "runs"),
+        *("models", "torchvision_ops", "launcher", "runs", "in_words"),
     },
 }
 TOP = {

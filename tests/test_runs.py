@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from made_runs import made_run, printed, row_of, status_of
 
-from mgm_dali import runs_command
 from mgm_dali.errors import UserError
+from mgm_dali.in_words import span
 from mgm_dali.runs.rows import find_runs, read_runs
 from mgm_dali.runs.status import RunStatus
 from mgm_dali.runs_command import list_runs
@@ -111,7 +111,7 @@ def test_a_folder_without_runs_says_what_a_run_is(tmp_path, capsys):
     ],
 )
 def test_a_length_of_time_is_said_in_one_unit(seconds, said):
-    assert runs_command._span(seconds) == said
+    assert span(seconds) == said
 
 
 def test_the_command_lists_the_folder_called_runs(tmp_path, monkeypatch, capsys):

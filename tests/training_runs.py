@@ -1,6 +1,9 @@
 """Short training runs for tests, in this process alone."""
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,20 @@ from mgm_dali.config import RunConfig
 from mgm_dali.training import loop
 from mgm_dali.training.metrics import read_metrics
 
-__all__ = ["config_for", "losses_of", "stopped_before"]
+__all__ = ["LAUNCHERS", "SETTINGS", "config_for", "launched", "losses_of", "stopped_before"]
+
+SETTINGS = (
+    *("device=cpu", "data.num_workers=0", "clip.stride_frames=2", "augment.flip=false"),
+    *("model.name=vit_micro", "model.num_frames=8", "model.image_size=64"),
+    *("evaluation.num_segments=2", "evaluation.num_crops=1"),
+    *("training.precision=fp32", "training.base_lr=0.05", "training.attention_kernel=sdpa"),
+    *("training.zero_stage=1", "training.log_every_steps=1"),
+)
+"""Overrides for a run of a few steps, whichever way it is started."""
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--nproc-per-node=2"],
+    "deepspeed": ["-m", "deepspeed.launcher.runner", "--num_accelerators=2"],
+}
 
 
 def config_for(manifest: Path, output: Path, **training: Any) -> RunConfig:
@@ -59,3 +75,25 @@ def stopped_before(
     with pytest.raises(KeyboardInterrupt):
         start()
     monkeypatch.undo()
+
+
+def launched(arguments: Sequence[object], seconds: float = 240) -> tuple[int, str]:
+    """Exit status and output of a Python process that may start others."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)  # other tests of this process have joined a world of one
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+    )
+    return done.returncode, done.stdout

@@ -7,12 +7,12 @@ Only the first rank touches the files, and tells the others what it has read.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.utils.model_ema import ModelEmaV3
@@ -28,11 +28,13 @@ from mgm_dali.runs.checkpoint_files import (
     weights_file,
 )
 from mgm_dali.training.engine import Engine
-from mgm_dali.training.engine_state import KINDS
+from mgm_dali.training.engine_state import KINDS, Counters
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 EMA = "ema.safetensors"
+_COUNTERS = TypeAdapter(Counters)
+_REMOVE = "remove this checkpoint's folder to go on from the one before"
 
 
 def save_checkpoint(
@@ -100,7 +102,7 @@ def _finish(
     average: ModelEmaV3 | None,
     config: RunConfig,
     position: Position,
-    counters: dict[str, Any],
+    counters: Counters,
 ) -> None:
     """The rest: average, position and checksums, then the name, then the old ones go."""
     run, step = config.output_dir, position.step
@@ -109,7 +111,7 @@ def _finish(
         state = {name: t.cpu().contiguous() for name, t in average.module.state_dict().items()}
         save_weights(engine.network, config.model, weights_file(run, step, "-ema"), state)
         save_file(state, partial / EMA)
-    (partial / "counters.json").write_text(json.dumps(counters))
+    (partial / "counters.json").write_text(json.dumps(asdict(counters)))
     (partial / "position.json").write_text(json.dumps(asdict(position)))
     complete(run, step)
     prune(run, config.training)
@@ -132,11 +134,11 @@ def load_checkpoint(engine: Engine, average: ModelEmaV3 | None, folder: Path) ->
     Raises `UserError`, on all ranks, if it belongs to another network.
     """
     world = engine.world
-    world.require(_why_unfit(engine, folder) if world.is_first else None)
+    world.require(_why_unfit(engine, average, folder) if world.is_first else None)
     for kind in KINDS:
         engine.state.write(kind, _reader(engine, folder / f"{kind}.safetensors"))
     text = (folder / "counters.json").read_text() if world.is_first else ""
-    engine.state.set_counters(json.loads(world.text_of_first(text)))
+    engine.state.set_counters(_COUNTERS.validate_json(world.text_of_first(text)))
     if average is None:
         return []
     if not world.of_first((folder / EMA).exists()):
@@ -160,18 +162,33 @@ def _reader(engine: Engine, path: Path) -> Callable[[str, torch.Size], Tensor]:
     return tensor_of
 
 
-def _why_unfit(engine: Engine, folder: Path) -> str | None:
-    shapes = {name: list(shape) for name, shape in engine.state.shapes().items()}
-    for kind in KINDS:
-        with safe_open(folder / f"{kind}.safetensors", framework="pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
-        names = found.keys() | shapes.keys()
-        wrong = sorted(name for name in names if found.get(name) != shapes.get(name))
-        if wrong:
-            return (
-                f"{folder}: belongs to another network: {wrong[0]} is "
-                f"{found.get(wrong[0], 'not there')}, here it is "
-                f"{shapes.get(wrong[0], 'not there')}; set the model section to what it was, or "
-                "start a new run with model.init"
-            )
+def _why_unfit(engine: Engine, average: ModelEmaV3 | None, folder: Path) -> str | None:
+    """Its bytes are those that were written, but who knows by what."""
+    wanted = {f"{kind}.safetensors": engine.state.shapes() for kind in KINDS}
+    if average is not None and (folder / EMA).exists():
+        wanted[EMA] = {name: t.shape for name, t in average.module.state_dict().items()}
+    try:
+        _COUNTERS.validate_json((folder / "counters.json").read_bytes())
+        for name, shapes in wanted.items():
+            if problem := _why_another(folder / name, shapes):
+                return problem
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]["msg"]
+        return f"{folder / 'counters.json'}: is not what a run writes ({problem}); {_REMOVE}"
+    except (OSError, SafetensorError) as error:
+        return f"{folder / name}: cannot be read as safetensors ({error}); {_REMOVE}"
     return None
+
+
+def _why_another(path: Path, shapes: Mapping[str, torch.Size]) -> str | None:
+    with safe_open(path, framework="pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    names = sorted(found.keys() | shapes.keys())
+    wrong = next((n for n in names if found.get(n) != shapes.get(n)), None)
+    if wrong is None:
+        return None
+    there, here = (str(tuple(s[wrong])) if wrong in s else "not there" for s in (found, shapes))
+    return (
+        f"{path}: belongs to another network: {wrong} is {there}, here it is {here}; set the model "
+        "section to what it was, or start a new run with model.init"
+    )

@@ -10,18 +10,29 @@ float32 tensors, as in DeepSpeed's universal format, and nothing is run.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["KINDS", "MOMENTS", "EngineState"]
+__all__ = ["KINDS", "MOMENTS", "Counters", "EngineState"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("weights", *MOMENTS)
 
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What a dynamic loss scaler (fp16) remembers."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Everything of an engine's state that is not a tensor."""
+
+    adamw_step: int
+    global_steps: int
+    """DeepSpeed's own count, for what it prints and profiles."""
+    loss_scaler: dict[str, int | float]
 
 
 class EngineState:
@@ -65,25 +76,25 @@ class EngineState:
         for name, parameter in self._engine.module.named_parameters():
             self._write(parameter, kind, tensor_of(name, shapes[name]), masters)
 
-    def counters(self) -> dict[str, Any]:
-        """Everything that is not a tensor; fit for JSON."""
-        engine, scaler = self._engine, getattr(self._engine.optimizer, "loss_scaler", None)
+    def counters(self) -> Counters:
+        """What `set_counters` takes."""
         self._make_room()
-        return {
-            "adamw_step": int(max(state["step"] for state in self._adamw.state.values())),
-            "global_steps": engine.global_steps,
-            "loss_scaler": {key: getattr(scaler, key) for key in _SCALER if hasattr(scaler, key)},
-        }
+        engine, scaler = self._engine, getattr(self._engine.optimizer, "loss_scaler", None)
+        return Counters(
+            adamw_step=int(max(state["step"] for state in self._adamw.state.values())),
+            global_steps=engine.global_steps,
+            loss_scaler={key: getattr(scaler, key) for key in _SCALER if hasattr(scaler, key)},
+        )
 
-    def set_counters(self, counters: dict[str, Any]) -> None:
+    def set_counters(self, counters: Counters) -> None:
         """Sets what `counters` gave."""
         self._make_room()
         for state in self._adamw.state.values():
-            state["step"].fill_(counters["adamw_step"])
-        self._engine.global_steps = counters["global_steps"]
-        self._engine.global_samples = counters["global_steps"] * self._engine.train_batch_size()
-        for key, value in counters["loss_scaler"].items():
-            setattr(self._engine.optimizer.loss_scaler, key, value)
+            state["step"].fill_(counters.adamw_step)
+        self._engine.global_steps = counters.global_steps
+        self._engine.global_samples = counters.global_steps * self._engine.train_batch_size()
+        for key in counters.loss_scaler.keys() & set(_SCALER):
+            setattr(self._engine.optimizer.loss_scaler, key, counters.loss_scaler[key])
 
     def _make_room(self) -> None:
         """Makes AdamW's moments, which it makes itself only when it steps for the first time."""

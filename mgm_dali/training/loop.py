@@ -287,8 +287,9 @@ def _opening_lines(
         f"{config.data.num_workers} worker process(es) a rank",
         *task.description,
         f"batch      {batch} clips a step = {training.batch_size} x {training.accumulate_steps} "
-        f"accumulated x {world.size} rank(s){of_videos}; peak lr "
-        f"{peak_lr(training.base_lr, batch // repeats):.2e}",
+        f"accumulated x {world.size} rank(s){of_videos}",
+        f"rate       peak {peak_lr(training.base_lr, batch // repeats):.2e} = training.base_lr "
+        f"{training.base_lr:g} x {batch // repeats} / 256 videos a step",
         f"length     {steps} steps = {steps * batch / epoch:.1f} epochs of {epoch} clips",
     ]
 

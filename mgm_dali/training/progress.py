@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
+from mgm_dali.in_words import span
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.runs.status import RunStatus, write_status
 from mgm_dali.training.bad_steps import BadSteps, Step
@@ -19,7 +20,7 @@ from mgm_dali.training.engine import Engine
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
 
-__all__ = ["Pending", "Progress", "clock"]
+__all__ = ["Pending", "Progress"]
 
 SIZED_STEP = 10
 """Behind so many steps of a process its memory and speed are said: a mis-sized run stops early."""
@@ -57,13 +58,13 @@ class Progress:
         engine: Engine,
         loader: ClipLoader,
         outputs: tuple[RunLog, MetricsFile],
-        span: tuple[int, int],
+        steps: tuple[int, int],
     ) -> None:
-        """`span`: the steps that lie behind, and those of the whole run."""
+        """`steps`: those that lie behind, and those of the whole run."""
         self.log, self.metrics = outputs
         self._config, self._engine, self._loader = config, engine, loader
         self._world = engine.world
-        self._first, self._steps = span
+        self._first, self._steps = steps
         self._done = self._first
         self._bad = BadSteps(
             config.output_dir,
@@ -153,14 +154,14 @@ class Progress:
         if lost := counts["skipped_steps"]:
             text += f"  steps skipped {lost:.0f}"
         if now.step < now.steps:
-            text += f"  {clock(now.eta_seconds)} to go"
+            text += f"  {span(now.eta_seconds)} to go"
         self.log.advance(now.step, f"loss {loss:.4f}")
         self.log.line(text)
 
     def _say_size(self) -> None:
         assert self._sized_from is not None
         seconds = (time.perf_counter() - self._sized_from) / (SIZED_STEP - 1)
-        whole = clock(seconds * (self._steps - self._first))
+        whole = span(seconds * (self._steps - self._first))
         device = self._world.device
         if device.type == "cuda":
             peak, limit = torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
@@ -195,15 +196,3 @@ class Progress:
     def _write_status(self) -> None:
         if self._world.is_first:
             write_status(self._config.output_dir, self._status)
-
-
-def clock(seconds: float) -> str:
-    """A span of time for people: 12 s, 3 min, 5 h 10 min, 2 d 4 h."""
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    if hours < 1:
-        return f"{minutes:.0f} min"
-    if days < 1:
-        return f"{int(hours)} h {int(minutes) % 60} min"
-    return f"{int(days)} d {int(hours) % 24} h"
