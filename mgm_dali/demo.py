@@ -25,7 +25,7 @@ from mgm_dali.report.saving import save_figure
 from mgm_dali.report.show import show
 from mgm_dali.training.evaluate import Verdict
 from mgm_dali.training.finetune import finetune
-from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.metrics import read_steps
 from mgm_dali.training.pretrain import pretrain
 from mgm_dali.video.manifest import Manifest, read_manifest
 
@@ -148,7 +148,7 @@ def _write_report(out: Path) -> Path:
 
 def _key_figures(out: Path, verdict: Verdict) -> tuple[KeyFigure, ...]:
     interval = f"95% interval {verdict.top1_low:.0%} to {verdict.top1_high:.0%}"
-    runs = {name: read_metrics(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
+    runs = {name: read_steps(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
     speed = np.median([m["clips_per_second"] for m in runs["finetune"]])
     seconds = {
         name: sum(BATCH_SIZE / m["clips_per_second"] for m in metrics)
@@ -230,7 +230,7 @@ def _finetuning_section(verdict: Verdict) -> Section:
 
 
 def _loss_curve(path: Path) -> tuple[list[float], list[float]]:
-    metrics = read_metrics(path)
+    metrics = read_steps(path)
     return [m["step"] for m in metrics], [m["loss"] for m in metrics]
 
 

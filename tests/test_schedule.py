@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from mgm_dali.config import TrainingConfig
-from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
+from mgm_dali.config import RunConfig, TrainingConfig
+from mgm_dali.errors import UserError
+from mgm_dali.training.schedule import (
+    cosine_schedule,
+    peak_lr,
+    seed_step,
+    total_steps,
+    with_accumulation,
+)
 
 
 def rates(config, num_videos=1000, global_batch=10, scale=1.0):
@@ -64,3 +71,44 @@ def test_the_noise_of_a_step_depends_on_seed_step_and_rank_alone():
 
     assert noise(1, 2, 0) == noise(1, 2, 0)
     assert len({tuple(noise(*of)) for of in [(1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1)]}) == 4
+
+
+def accumulated(world_size, **training):
+    return with_accumulation(RunConfig(training=TrainingConfig(**training)), world_size).training
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "batch_size", "world_size", "steps"),
+    [(8, 8, 1, 1), (64, 8, 1, 8), (64, 8, 2, 4), (64, 8, 8, 1), (768, 4, 3, 64), (6, 1, 2, 3)],
+)
+def test_any_ranks_that_can_share_a_global_batch_make_it_whole(
+    global_batch, batch_size, world_size, steps
+):
+    for said in (1, steps):  # 1 is what it is when nothing is said
+        found = accumulated(
+            world_size, global_batch=global_batch, batch_size=batch_size, accumulate_steps=said
+        )
+        assert found.accumulate_steps == steps and found.batch_size == batch_size
+        assert found.batch_size * found.accumulate_steps * world_size == global_batch
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "batch_size", "world_size"), [(63, 8, 1), (64, 8, 3), (4, 8, 1), (8, 8, 2)]
+)
+def test_ranks_that_cannot_share_a_global_batch_are_told_what_would_do(
+    global_batch, batch_size, world_size
+):
+    multiple = batch_size * world_size
+    with pytest.raises(UserError, match=rf"^training\.global_batch: .*multiple of {multiple}; cha"):
+        accumulated(world_size, global_batch=global_batch, batch_size=batch_size)
+
+
+def test_an_accumulation_that_contradicts_the_global_batch_is_refused():
+    with pytest.raises(UserError, match=r"^training\.accumulate_steps: 3 contradicts 4"):
+        accumulated(2, global_batch=64, batch_size=8, accumulate_steps=3)
+
+
+@pytest.mark.parametrize("world_size", [1, 5])
+def test_without_a_global_batch_the_config_stays_what_it_is(world_size):
+    config = RunConfig(training=TrainingConfig(batch_size=3, accumulate_steps=7))
+    assert with_accumulation(config, world_size) is config

@@ -11,7 +11,7 @@ import pytest
 
 from mgm_dali.config import RunConfig
 from mgm_dali.training import loop
-from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.metrics import read_steps
 
 __all__ = ["LAUNCHERS", "SETTINGS", "config_for", "launched", "losses_of", "stopped_before"]
 
@@ -57,7 +57,7 @@ def config_for(manifest: Path, output: Path, **training: Any) -> RunConfig:
 
 def losses_of(run: Path) -> list[float]:
     """The loss of every step."""
-    return [metrics["loss"] for metrics in read_metrics(run / "metrics.jsonl")]
+    return [metrics["loss"] for metrics in read_steps(run / "metrics.jsonl")]
 
 
 def stopped_before(

@@ -33,7 +33,7 @@ from mgm_dali.report.network import config_of_weights, name_of_weights, open_net
 from mgm_dali.report.options import ShowOptions
 from mgm_dali.report.saving import save_animation, save_figure
 from mgm_dali.report.strips import draw_film, draw_sheet
-from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.metrics import read_steps
 from mgm_dali.video.manifest import read_manifest
 
 __all__ = ["RUN_FIGURES", "show"]
@@ -169,7 +169,7 @@ def _network(
 
 
 def _draw_loss(run: Path) -> Figure:
-    metrics = read_metrics(run / "metrics.jsonl")
+    metrics = read_steps(run / "metrics.jsonl")
     return draw_losses({run.name: ([m["step"] for m in metrics], [m["loss"] for m in metrics])})
 
 

@@ -16,7 +16,7 @@ from mgm_dali.files import append_whole, write_whole
 from mgm_dali.training.tensor_board import TensorBoard
 from mgm_dali.training.wandb_board import WandbBoard
 
-__all__ = ["Board", "MetricsFile", "read_metrics"]
+__all__ = ["Board", "MetricsFile", "read_metrics", "read_steps"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -145,6 +145,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         if isinstance(found, dict) and "step" in found:
             metrics.append(found)
     return metrics
+
+
+def read_steps(path: Path) -> list[dict[str, float]]:
+    """Those objects of a metrics.jsonl that are training steps, and not judgements on `data.val`."""
+    return [metrics for metrics in read_metrics(path) if "loss" in metrics]
 
 
 def _cut_behind(path: Path, step: int) -> None:
