@@ -148,7 +148,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def read_steps(path: Path) -> list[dict[str, float]]:
-    """Those objects of a metrics.jsonl that are training steps, and not judgements on `data.val`."""
+    """The objects of a metrics.jsonl that are training steps, not judgements on `data.val`."""
     return [metrics for metrics in read_metrics(path) if "loss" in metrics]
 
 
