@@ -63,7 +63,7 @@ def judged_by_step(run, measure):
 
 
 def weights_kept(run):
-    return sorted(int(path.stem.split("-")[1]) for path in (run / "weights").glob("*"))
+    return sorted(int(path.stem.split("-")[1]) for path in (run / "weights").glob("step-*"))
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,8 @@ UsePAM no
 StrictModes no
 PidFile none
 LogLevel ERROR
+ClientAliveInterval 5
+ClientAliveCountMax 3
 """
 SSH_CONFIG = """
 Host *
