@@ -29,6 +29,10 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None  # of a full disk
     finally:
         partial.unlink(missing_ok=True)  # there after an error only
 

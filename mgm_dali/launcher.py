@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from mgm_dali.errors import UserError
 
-__all__ = ["first_host", "local_rank", "rank_and_world_size", "set_rendezvous"]
+__all__ = [
+    "first_host",
+    "is_launched",
+    "launcher_is_gone",
+    "local_rank",
+    "rank_and_world_size",
+    "set_rendezvous",
+]
 
 
 class _Launcher(NamedTuple):
@@ -96,6 +103,16 @@ def set_rendezvous(environ: MutableMapping[str, str] = os.environ) -> None:
     environ.update(MASTER_ADDR=host, MASTER_PORT=port)
     if local_size is not None:
         environ["LOCAL_SIZE"] = str(local_size)
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process."""
+    return _LAUNCHER_PID is not None
+
+
+def launcher_is_gone() -> bool:
+    """Whether a launcher started this process and has ended since: nobody looks after it now."""
+    return _LAUNCHER_PID is not None and os.getppid() != _LAUNCHER_PID
 
 
 def first_host(nodelist: str) -> str:
@@ -196,3 +213,7 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+_LAUNCHER_PID = os.getppid() if _launcher(os.environ) else None
+"""As early as possible: a launcher that dies while this process starts is noticed too."""

@@ -170,8 +170,8 @@ def test_where_no_rank_has_whole_weights_there_is_no_average(moving_shapes, tmp_
 
 def test_a_finetuned_run_is_judged_by_its_average(moving_shapes, tmp_path):
     run = tmp_path / "run"
-    config = config_for(moving_shapes, run, max_steps=4, ema_decay=DECAY, base_lr=0.5)
-    average = run / "weights" / "step-4-ema.safetensors"
+    config = config_for(moving_shapes, run, max_steps=2, ema_decay=DECAY, base_lr=0.5)
+    average = run / "weights" / "step-2-ema.safetensors"
     assert finetune(config) == average
     verdict = json.loads((run / "evaluation.json").read_text())
     assert verdict["weights"].startswith(str(average))
@@ -184,4 +184,4 @@ def test_a_finetuned_run_is_judged_by_its_average(moving_shapes, tmp_path):
 
     predictions = (run / "predictions.csv").read_text()
     assert judged(average) == predictions
-    assert judged(run / "weights" / "step-4.safetensors") != predictions
+    assert judged(run / "weights" / "step-2.safetensors") != predictions

@@ -68,7 +68,7 @@ def test_a_bad_step_is_listed_with_every_clip_of_its_forward_passes(tmp_path):
         {
             "step": 7,
             "rank": 5,
-            "why": "left out: its loss or gradient is no number",
+            "why": "left out: its gradient is no number",
             "loss": "nan",
             "grad_norm": "inf",
             "clips": [dict(zip(("row", "seed", "path"), clip, strict=True)) for clip in clips],

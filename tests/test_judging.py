@@ -88,6 +88,7 @@ def test_every_judged_step_has_a_checkpoint_and_the_best_one_is_named(judged, st
         "step": best,
         "measure": measure,
         "value": values[best],
+        "data": str(judged[stage].data.val),
     }
     assert f"step {best}  {measure} {values[best]:.4f}: the best" in (run / "train.log").read_text()
 
@@ -240,16 +241,16 @@ def test_a_killed_and_resumed_run_keeps_its_early_best_and_every_nth_step(
     start()
     assert "resumed behind step 4" in (run / "train.log").read_text()
     assert complete_steps(run) == weights_kept(run) == [2, 3, 6, 7]
-    assert best_of(run) == Best(2, MEASURES[stage], values[2])
+    assert best_of(run) == Best(2, MEASURES[stage], values[2], str(moving_shapes))
     assert judged_by_step(run, MEASURES[stage]) == values
     assert not partial_folder(run, 5).exists()
     assert load_file(run / "checkpoints" / "step-2" / "weights.safetensors")
 
 
 def run_with(moving_shapes, folder, monkeypatch, values):
-    """A pretraining run of three steps with these judgements."""
+    """A pretraining run of as many steps as there are judgements."""
     monkeypatch.setattr(JUDGES["pretrain"], fake_judge("pretrain", values))
-    settings = {"max_steps": 3, "keep_checkpoints": 1, "evaluate_every_steps": 1}
+    settings = {"max_steps": len(values), "keep_checkpoints": 1, "evaluate_every_steps": 1}
     pretrain(config_for(moving_shapes, folder / "run", **settings))
     return folder / "run"
 
@@ -258,9 +259,8 @@ def run_with(moving_shapes, folder, monkeypatch, values):
 def test_a_judgement_that_is_no_number_is_never_held_to_be_the_best(
     moving_shapes, tmp_path, monkeypatch, first
 ):
-    run = run_with(moving_shapes, tmp_path, monkeypatch, {1: first, 2: 0.4, 3: 0.5})
-    assert best_of(run) == Best(2, "val/loss", 0.4)
-    assert complete_steps(run) == [2, 3]
+    run = run_with(moving_shapes, tmp_path, monkeypatch, {1: first, 2: 0.4})
+    assert best_of(run) == Best(2, "val/loss", 0.4, str(moving_shapes))
 
 
 def test_a_judgement_that_was_cut_off_is_made_up_for(moving_shapes, tmp_path, monkeypatch):
@@ -269,13 +269,13 @@ def test_a_judgement_that_was_cut_off_is_made_up_for(moving_shapes, tmp_path, mo
         run_with(moving_shapes, tmp_path, monkeypatch, cut_off)
     run = run_with(moving_shapes, tmp_path, monkeypatch, {1: 0.5, 2: 0.3, 3: 0.4})
     assert judged_by_step(run, "val/loss") == {1: 0.5, 2: 0.3, 3: 0.4}
-    assert best_of(run) == Best(2, "val/loss", 0.3)
+    assert best_of(run) == Best(2, "val/loss", 0.3, str(moving_shapes))
 
 
 def test_a_run_that_could_not_be_judged_is_refused_before_its_first_step(moving_shapes, tmp_path):
     config = config_for(moving_shapes, tmp_path / "run", max_steps=3, evaluate_every_steps=2)
     data = config.data.model_copy(update={"val": None})
-    with pytest.raises(UserError, match=r"data\.val is not set"):
+    with pytest.raises(UserError, match=r"there is nothing to judge on"):
         pretrain(config.model_copy(update={"data": data}))
     assert not complete_steps(tmp_path / "run")
 

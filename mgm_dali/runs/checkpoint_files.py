@@ -9,6 +9,7 @@ RUN/checkpoints/step-120/            complete: the folder got its name last
     position.json                    step, stage, ranks, global batch, list of videos
     sha256.json                      checksum of every file above
 RUN/checkpoints/step-140.partial/    what a killed run leaves; removed by the next save
+RUN/checkpoints/step-160.damaged/    passed over on resuming, for you to look at
 RUN/weights/step-120.safetensors     weights that anybody can load; -ema.safetensors beside it
 RUN/best.json                        the step that was judged best
 """
@@ -21,6 +22,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from mgm_dali.config import TrainingConfig
 from mgm_dali.errors import UserError
@@ -37,22 +41,30 @@ __all__ = [
     "newest_whole",
     "partial_folder",
     "prune",
+    "remove_partial",
     "weights_file",
     "write_best",
 ]
 
-PARTIAL = ".partial"
+PARTIAL, DAMAGED = ".partial", ".damaged"
+REQUIRED = {
+    *("weights.safetensors", "exp_avg.safetensors", "exp_avg_sq.safetensors"),
+    *("counters.json", "position.json"),
+}
+"""Files without which a checkpoint is none."""
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Position:
     """Where a run stands; with the config it says everything about what comes next."""
 
-    step: int
+    step: Count
     """Optimiser steps done."""
     stage: str
-    world_size: int
-    global_batch: int
+    world_size: Count
+    global_batch: Count
     manifest: str
     """Checksum of the list of videos: another list is another order."""
 
@@ -61,9 +73,15 @@ class Position:
 class Best:
     """RUN/best.json: what was judged best so far."""
 
-    step: int
+    step: Count
     measure: str
-    value: float
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    data: str = ""
+    """The list of videos that it was judged on."""
+
+
+_POSITION, _BEST = TypeAdapter(Position), TypeAdapter(Best)
+_CHECKSUMS = TypeAdapter(dict[str, str])
 
 
 def weights_file(run: Path, step: int, suffix: str = "") -> Path:
@@ -114,15 +132,22 @@ def prune(run: Path, training: TrainingConfig) -> None:
         named = re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", path.name)
         if named and int(named[1]) not in kept:
             path.unlink(missing_ok=True)
-    for partial in (run / "checkpoints").glob(f"step-*{PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)
+    remove_partial(run)
+
+
+def remove_partial(run: Path) -> None:
+    """Removes what killed runs, or saves that failed, have left behind."""
+    for folder in (run / "checkpoints").glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (run / "weights").glob(f".step-*{PARTIAL}"):
+        file.unlink(missing_ok=True)
 
 
 def best_of(run: Path) -> Best | None:
     """The best that was found so far, if its checkpoint is still there."""
     try:
-        best = Best(**json.loads((run / "best.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        best = _BEST.validate_json((run / "best.json").read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
     return best if best.step in complete_steps(run) else None
 
@@ -135,15 +160,23 @@ def write_best(run: Path, best: Best) -> None:
 def newest_whole(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
     """The newest checkpoint whose files are what was written; `warn` hears of any passed over.
 
+    Those are renamed, so that none is taken for a newer one than those that will be written.
+
     Raises `UserError` if there are checkpoints and none is whole: to begin anew in silence would
     throw away what may still be rescued.
     """
     steps = complete_steps(run)
+    damaged: list[Path] = []
     for step in reversed(steps):
         folder = _folder(run, step)
-        problem = _find_damage(folder)
+        problem = _find_damage(folder, step)
         if problem is None:
-            return folder, Position(**json.loads((folder / "position.json").read_text()))
+            for bad in damaged:
+                aside = bad.with_name(bad.name + DAMAGED)
+                shutil.rmtree(aside, ignore_errors=True)
+                bad.rename(aside)
+            return folder, _POSITION.validate_json((folder / "position.json").read_bytes())
+        damaged.append(folder)
         warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
     if steps:
         raise UserError(
@@ -153,15 +186,21 @@ def newest_whole(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position
     return None
 
 
-def _find_damage(folder: Path) -> str | None:
+def _find_damage(folder: Path, step: int) -> str | None:
     try:
-        written = json.loads((folder / "sha256.json").read_text())
-        Position(**json.loads((folder / "position.json").read_text()))
+        written = _CHECKSUMS.validate_json((folder / "sha256.json").read_bytes(), strict=True)
         found = checksums(folder)
-        damaged = sorted(name for name in written if found.get(name) != written[name])
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"its list of files cannot be read ({error})"
-    return f"{damaged[0]} is not what was written" if damaged else None
+        names = written.keys() | REQUIRED
+        damaged = sorted(n for n in names if n not in found or found[n] != written.get(n))
+        if damaged:
+            return f"{damaged[0]} is not what was written"
+        path = folder / "position.json"
+        position = _POSITION.validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        return f"{error.errors(include_input=False, include_url=False)[0]['msg']}"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    return None if position.step == step else f"it is of step {position.step}, says position.json"
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Step:
 
     @property
     def is_bad(self) -> bool:
-        """It was left out: loss and norm are those of all ranks, so they agree."""
+        """Loss and norm are those of all ranks, so they agree on it."""
         return not (math.isfinite(self.loss) and math.isfinite(self.grad_norm))
 
 
@@ -66,11 +66,13 @@ class BadSteps:
         """
         if step.is_bad:
             self._in_a_row += 1
-            self._list(step, "left out: its loss or gradient is no number")
+            left_out = not math.isfinite(step.grad_norm)
+            what = "left out: its gradient" if left_out else "its loss"
+            self._list(step, f"{what} is no number")
             if self._in_a_row >= self._most:
                 raise UserError(
                     f"step {step.number}: the loss is {step.loss:.4g}, the gradient's norm "
-                    f"{step.grad_norm:.4g}; {self._in_a_row} steps in a row had to be left out "
+                    f"{step.grad_norm:.4g}; {self._in_a_row} steps in a row were no numbers "
                     f"(training.max_bad_steps). {self._table} lists their clips; the checkpoints "
                     "are intact. In a new output_dir, try a lower training.base_lr, "
                     "training.gradient_clipping=1.0 or training.precision=fp32"

@@ -6,6 +6,7 @@ Only the first rank touches the files, and tells the others what it has read.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -23,14 +24,18 @@ from mgm_dali.models.saving import save_weights
 from mgm_dali.runs.checkpoint_files import (
     Position,
     complete,
+    complete_steps,
     partial_folder,
     prune,
+    remove_partial,
     weights_file,
 )
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.engine_state import KINDS, Counters
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 EMA = "ema.safetensors"
 _COUNTERS = TypeAdapter(Counters)
@@ -59,12 +64,28 @@ def save_checkpoint(
     counters = engine.state.counters()
     if world.is_first and problem is None:
         problem = _problem_of(partial, _finish, engine, average, config, position, counters)
+    if world.is_first:
+        _tidy(run, config, position.step, saved=problem is None)
     world.require(problem)
+
+
+def _tidy(run: Path, config: RunConfig, step: int, *, saved: bool) -> None:
+    """Makes room: of what is old, or of a save that failed. What cannot be removed ends nothing."""
+    try:
+        if saved:
+            prune(run, config.training)
+            return
+        remove_partial(run)
+        if step not in complete_steps(run):
+            for suffix in ("", "-ema"):
+                weights_file(run, step, suffix).unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: old checkpoints cannot be removed (%s)", run, error)
 
 
 def _begin(partial: Path, engine: Engine, copies: int) -> str | None:
     """Makes the folder; says if the disk has too little space for so many copies of the weights."""
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_partial(partial.parents[1])
     partial.mkdir(parents=True)
     shapes = engine.state.shapes().values()
     needed, free = (
@@ -114,7 +135,6 @@ def _finish(
     (partial / "counters.json").write_text(json.dumps(asdict(counters)))
     (partial / "position.json").write_text(json.dumps(asdict(position)))
     complete(run, step)
-    prune(run, config.training)
 
 
 def _problem_of(partial: Path, write: Callable[..., str | None], *arguments: object) -> str | None:
@@ -124,7 +144,7 @@ def _problem_of(partial: Path, write: Callable[..., str | None], *arguments: obj
     except (OSError, RuntimeError, SafetensorError) as error:
         return (
             f"{partial}: the checkpoint could not be written ({error}); the ones before it are "
-            "intact. Free some space and run the same command to go on"
+            "intact. If it is for want of space, free some; the same command goes on"
         )
 
 

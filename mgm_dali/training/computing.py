@@ -72,7 +72,13 @@ def _zero_stage(config: RunConfig, precision: str, world: World) -> int:
         return asked
     users = config.deepspeed.get("zero_optimization")
     if users:
-        return int(users.get("stage", 1)) if isinstance(users, dict) else 1
+        stage = users.get("stage", 1) if isinstance(users, dict) else None
+        if stage not in (0, 1, 2, 3):
+            raise UserError(
+                f"deepspeed.zero_optimization.stage: found {stage!r}, not 0, 1, 2 or 3; say it as "
+                "training.zero_stage"
+            )
+        return int(stage)
     kept = _kept(config) if world.is_first else None
     if kept is not None and kept.zero_stage != "auto":
         return kept.zero_stage

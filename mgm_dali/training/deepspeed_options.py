@@ -32,9 +32,9 @@ PASSED_ON = {
     *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
     *("gradient_clipping", "zero_optimization", "bf16", "fp16", "data_types"),
     *("communication_data_type", "prescale_gradients", "gradient_predivide_factor"),
-    *("zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer", "aio", "seed"),
+    *("zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer", "aio"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state"),
-    *("flops_profiler", "comms_logger", "csv_monitor", "disable_allgather", "sparse_gradients"),
+    *("flops_profiler", "comms_logger", "csv_monitor", "disable_allgather"),
 }
 """Sections that DeepSpeed knows and that change how, not what, is computed."""
 
@@ -65,13 +65,20 @@ def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
         "fp16": {"enabled": training.precision == "fp16"},
     }
     users = dict(config.deepspeed)
-    if training.zero_stage == 3 and isinstance(users.get("zero_optimization", {}), dict):
-        # DeepSpeed's default replaces torch's own linear function until the process ends, also
-        # in what is compiled.
-        zero = users.get("zero_optimization", {})
-        users["zero_optimization"] = {"memory_efficient_linear": False, **zero}
+    zero = users.get("zero_optimization", {})
+    if training.zero_stage and isinstance(zero, dict):
+        users["zero_optimization"] = {**_zero_defaults(training.zero_stage, world), **zero}
     defaults = {"steps_per_print": 10**9, "zero_force_ds_cpu_optimizer": False}
     return _merge(ours, {**defaults, **users}, "deepspeed")
+
+
+def _zero_defaults(stage: Any, world: World) -> dict[str, Any]:
+    """What we have otherwise than DeepSpeed where the user says nothing."""
+    defaults: dict[str, Any] = {"overlap_comm": world.device.type == "cuda"}
+    if stage == 3:
+        # Else torch's own linear function is replaced until the process ends, also for compiling.
+        defaults["memory_efficient_linear"] = False
+    return defaults
 
 
 def _merge(ours: dict[str, Any], users: dict[str, Any], where: str) -> dict[str, Any]:

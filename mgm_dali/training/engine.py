@@ -42,11 +42,18 @@ class Engine:
         )
         self._optimizer, self._num_spoilt = optimizer, torch.zeros((), device=world.device)
         deepspeed = _import_deepspeed(world.device)
-        self._engine, *_ = deepspeed.initialize(
-            model=network,
-            optimizer=optimizer,
-            config=deepspeed_options(config, world),
-        )
+        from deepspeed.runtime.config import DeepSpeedConfigError
+
+        options = deepspeed_options(config, world)
+        try:
+            self._engine, *_ = deepspeed.initialize(
+                model=network, optimizer=optimizer, config=options
+            )
+        except (ValueError, AssertionError, DeepSpeedConfigError) as error:
+            if not config.deepspeed:
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"deepspeed: DeepSpeed refuses this section: {reason}") from error
         if world.size == 1 and self._stage == 0:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients twice
         # Where DeepSpeed keeps float32 copies itself, it makes AdamW's state by a step of zeros.

@@ -79,11 +79,11 @@ class EngineState:
     def counters(self) -> Counters:
         """What `set_counters` takes."""
         self._make_room()
-        engine, scaler = self._engine, getattr(self._engine.optimizer, "loss_scaler", None)
+        scaler = self._loss_scaler()
         return Counters(
             adamw_step=int(max(state["step"] for state in self._adamw.state.values())),
-            global_steps=engine.global_steps,
-            loss_scaler={key: getattr(scaler, key) for key in _SCALER if hasattr(scaler, key)},
+            global_steps=self._engine.global_steps,
+            loss_scaler={key: getattr(scaler, key) for key in _SCALER} if scaler else {},
         )
 
     def set_counters(self, counters: Counters) -> None:
@@ -93,8 +93,14 @@ class EngineState:
             state["step"].fill_(counters.adamw_step)
         self._engine.global_steps = counters.global_steps
         self._engine.global_samples = counters.global_steps * self._engine.train_batch_size()
-        for key in counters.loss_scaler.keys() & set(_SCALER):
-            setattr(self._engine.optimizer.loss_scaler, key, counters.loss_scaler[key])
+        if scaler := self._loss_scaler():
+            for key in counters.loss_scaler.keys() & set(_SCALER):
+                setattr(scaler, key, counters.loss_scaler[key])
+
+    def _loss_scaler(self) -> Any:
+        """fp16's; other numbers are not scaled, whatever DeepSpeed has for them."""
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None)
+        return scaler if getattr(scaler, "dynamic", False) else None
 
     def _make_room(self) -> None:
         """Makes AdamW's moments, which it makes itself only when it steps for the first time."""

@@ -16,13 +16,15 @@ from torch import nn
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
-from mgm_dali.models import LoadReport, build_classifier, load_pretrained
+from mgm_dali.models import Classifier, LoadReport, build_classifier, load_pretrained
+from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.classes import with_num_classes
 from mgm_dali.training.judging import Watcher, autocast
 from mgm_dali.training.log import RunLog
+from mgm_dali.training.pulse import watched
 from mgm_dali.training.world import World, join_world
 from mgm_dali.video.manifest import Manifest
 
@@ -69,15 +71,26 @@ def evaluate(config: RunConfig) -> Verdict:
             f"{config.output_dir}: holds no weights to judge; set output_dir to a finetuned run, "
             "or model.init to weights"
         )
+    if config.training.ema_decay and source == config.output_dir:
+        newest = newest_weights(source)  # the run's own judgements are of the average
+        average = newest.with_name(f"{newest.stem}-ema{newest.suffix}")
+        source = average if average.exists() else newest
     world = join_world(choose_device(config))
-    classifier = build_classifier(config.model)
+    with watched(world, config) as pulse:
+        classifier = build_classifier(config.model)
+        report = _load_judged(classifier, source, config)
+        moves = (lambda: pulse.moves("judging")) if pulse else (lambda: None)
+        return evaluate_network(config, classifier, world, report, moves)
+
+
+def _load_judged(classifier: Classifier, source: Path, config: RunConfig) -> LoadReport:
     report = load_pretrained(classifier, source)
     if any(key.startswith("head.") for key in report.missing):
         raise UserError(
             f"{source}: has no classifier head for {config.model.num_classes} classes; "
             "finetune it first, then evaluate the finetuned run"
         )
-    return evaluate_network(config, classifier, world, report)
+    return report
 
 
 def evaluate_network(
@@ -142,7 +155,12 @@ def _probabilities(
 ) -> NDArray[np.float64]:
     """Mean probabilities `[videos, C]` of all ranks; NaN where no view could be read."""
     network = network.to(world.device).eval()
-    sums = world.sum(_summed_views(config, network, loader, advance)).cpu().numpy()
+    sums = world.sum(_summed_views(config, network, loader, advance))
+    return _means(sums.cpu().numpy())
+
+
+def _means(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean probabilities `[videos, C]`; NaN where no view could be read."""
     with np.errstate(invalid="ignore"):
         means: NDArray[np.float64] = sums[:, :-1] / sums[:, -1:]
     return means

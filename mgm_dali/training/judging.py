@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mgm_dali.config import RunConfig
-from mgm_dali.masking import make_mask
+from mgm_dali.masking import NEEDS_MOTION, make_mask
 from mgm_dali.masking.counts import hidden_per_slice
 from mgm_dali.models import build_autoencoder
 from mgm_dali.pipelines.loader import ClipLoader
@@ -61,7 +61,9 @@ def reconstruction_loss(
     num_hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
     share = Share(config.evaluation.batch_size, world.rank, world.size)
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
-    with ClipLoader(config, "evaluate", share, needs_motion=True) as loader:
+    with ClipLoader(
+        config, "evaluate", share, needs_motion=config.mask.strategy in NEEDS_MOTION
+    ) as loader:
         for batch in loader:
             counted = batch.index >= 0
             counted[loader.replaced] = False

@@ -71,7 +71,7 @@ class RunLog:
         self._progress.update(self._task, completed=done, description=description)
 
     def _write(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._print(text)
         self._append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def skipped(self, clips: Iterable[tuple[Path, str]]) -> None:
@@ -98,7 +98,14 @@ class RunLog:
                 what = (
                     f"{self._folder / name}: cannot be written ({error.strerror}); the run goes on"
                 )
-                self._console.print(what, markup=False, highlight=False, soft_wrap=True)
+                self._print(what)
+
+    def _print(self, text: str) -> None:
+        """What is printed may be read by a `tee` or a terminal that is gone: the run goes on."""
+        try:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich ends the program when a pipe is broken
+            self._console.quiet = True
 
 
 class _Handler(logging.Handler):
@@ -119,8 +126,11 @@ def _paths_in(table: Path) -> set[str]:
     """What an earlier part of the run has listed."""
     if not table.exists():
         return set()
-    with _open_text(table, "r") as file:
-        return {row[0] for row in csv.reader(file) if row}
+    try:
+        with _open_text(table, "r") as file:
+            return {row[0] for row in csv.reader(file) if row}
+    except csv.Error:  # somebody else's table: its files may be listed twice
+        return set()
 
 
 def _open_text(path: Path, mode: str) -> TextIO:

@@ -13,25 +13,24 @@ from torch import Tensor
 
 from mgm_dali import __version__
 from mgm_dali.clips.batch import ClipBatch
-from mgm_dali.config import RunConfig
+from mgm_dali.config import RunConfig, dump_config
 from mgm_dali.errors import Stopped, UserError
+from mgm_dali.files import write_whole
 from mgm_dali.models import Autoencoder, Classifier, load_pretrained
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.runs.checkpoint_files import (
-    Best,
     Position,
-    best_of,
     checksum,
     complete_steps,
     newest_whole,
     weights_file,
-    write_best,
 )
 from mgm_dali.training.checkpoint import load_checkpoint, save_checkpoint
 from mgm_dali.training.computing import compiling
 from mgm_dali.training.engine import Engine
-from mgm_dali.training.judging import Judgement, Watcher
+from mgm_dali.training.judge import Judge
+from mgm_dali.training.judging import Judgement
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
 from mgm_dali.training.progress import Pending, Progress
@@ -86,10 +85,11 @@ def train(
     with ExitStack() as stack:
         changes = stack.enter_context(run_folder(run, config, world))
         found, warnings = _resumed(run, world)
-        first_step = max(world.of_first(found[1].step if found else 0), 0)
+        first_step = world.of_first(found[1].step if found else 0)
         share = Share(
             training.batch_size, world.rank, world.size, first_step * training.accumulate_steps
         )
+        _require_judge(config, task, share)
         loader = stack.enter_context(
             ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
         )
@@ -113,10 +113,25 @@ def train(
                 log.line(text)
             ranks = f", which {found[1].world_size} rank(s) wrote" if found else ""
             log.line(f"resumed behind step {first_step} from {folder}{ranks}")
+        if world.is_first:
+            write_whole(run / "config.yaml", dump_config(config))
         progress = Progress(config, engine, loader, (log, metrics), (first_step, steps))
         with _last_word(progress, loader):
             _Loop(config, task, engine, loader, progress, ends).run(position, steps)
+    ends[0].is_saved = True
     return weights_file(run, max(first_step, steps))
+
+
+def _require_judge(config: RunConfig, task: Task, share: Share) -> None:
+    """Raises `UserError` if the run would not find what it is to be judged on, hours later."""
+    if config.training.evaluate_every_steps is None:
+        return
+    if config.data.val is None:
+        raise UserError(
+            "training.evaluate_every_steps: there is nothing to judge on; set data.val to a "
+            "manifest, or leave it out"
+        )
+    ClipLoader(config, "evaluate", share, needs_motion=task.needs_motion).close()
 
 
 def _resumed(run: Path, world: World) -> tuple[tuple[Path, Position] | None, list[str]]:
@@ -165,6 +180,7 @@ class _Loop:
         self.loader, self.progress = loader, progress
         self.stop, self.pulse = ends
         self.newest: ClipBatch | None = None
+        self.judge = Judge(config, task.judgement, (engine, task.average), progress, self._moves)
         training = config.training
         global_batch = training.batch_size * training.accumulate_steps * engine.world.size
         self.schedule = cosine_schedule(
@@ -177,6 +193,8 @@ class _Loop:
     def run(self, position: Position, steps: int) -> None:
         """Optimiser steps from `position` on, until `steps` are done."""
         training = self.config.training
+        if self.judge.was_cut_off(position.step):
+            self.judge(position.step)
         batches = self.loader.endless()
         saved = position.step
         for step in range(position.step, steps):
@@ -188,12 +206,12 @@ class _Loop:
             self.progress.add(self._step(batches, done))
             if self.task.picture and _due(training.pictures_every_steps, done):
                 self._draw(done)
-            judging = _due(training.evaluate_every_steps, done)
+            judging = self.judge.is_due(done)
             if judging or done % training.checkpoint_every_steps == 0 or done == steps:
                 self._save(replace(position, step=done))
                 saved = done
             if judging:
-                self._judge(done)
+                self.judge(done)
 
     def _step(self, batches: Iterator[ClipBatch], number: int) -> Pending:
         """All forward passes of one optimiser step."""
@@ -232,31 +250,11 @@ class _Loop:
         self.progress.log.line(f"step {position.step}  checkpoint and weights saved in {output}")
         self.progress.open()
 
-    def _judge(self, step: int) -> None:
-        """Judges the newest weights, or their average, and keeps what is best so far."""
-        self._moves("judging")
-        judgement, average = self.task.judgement, self.task.average
-        if average is not None:
-            weights = dict(average.module.state_dict())
-        else:
-            weights = self.engine.state.read("weights", keep=True)
-        log = self.progress.log
-        watcher = Watcher(log.line, lambda: self._moves("judging"))
-        numbers = judgement.judge(self.config, self.engine.world, weights, watcher)
-        self.progress.metrics.write({"step": step, **numbers})
-        value = numbers[judgement.measure]
-        if self.engine.world.is_first:
-            best = best_of(self.config.output_dir)
-            sign = 1 if judgement.higher_is_better else -1
-            if best is None or sign * value > sign * best.value:
-                write_best(self.config.output_dir, Best(step, judgement.measure, value))
-                log.line(f"step {step}  {judgement.measure} {value:.4f}: the best so far, kept")
-        self.progress.open()
-
     def _end_early(self, position: Position, saved: int) -> None:
         """Saves, and raises `Stopped`."""
         if position.step > saved:
             self._save(position)
+        self.stop.is_saved = True
         status = PREEMPTED if self.stop.preempted else 0
         text = f"stopped behind step {position.step}: {self.stop.reason}; the same command goes on"
         self.progress.log.line(text)

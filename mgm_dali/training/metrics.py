@@ -142,7 +142,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             found = json.loads(line)
         except ValueError:
             continue
-        if isinstance(found, dict) and "step" in found:
+        if isinstance(found, dict) and isinstance(found.get("step"), int | float):
             metrics.append(found)
     return metrics
 

@@ -31,6 +31,8 @@ __all__ = ["Pulse", "watched"]
 EVERY_SECONDS = 1.0
 SILENT_SECONDS = 30.0
 """A process that has not said a word for so long is dead, frozen or out of reach."""
+SUSPENDED_SECONDS = 10.0
+"""A thread that wakes every second and has slept for so long was suspended with its process."""
 LAST_WORDS_SECONDS = 5.0
 """What the main thread has to end by itself, once it is known that there is no going on."""
 
@@ -44,7 +46,7 @@ _UNREACHABLE = (
 class _Sign:
     """What a rank says of itself."""
 
-    words: int = 0
+    beats: int = 0
     """Counts what the thread has said: it lives."""
     moves: int = 0
     """Counts what the main thread has said: it moves."""
@@ -65,14 +67,18 @@ class Pulse:
         self._hang_seconds = config.training.hang_seconds
         self._own = _Sign()
         self._seen: dict[int, tuple[_Sign, float]] = {}
-        """Of each rank, the newest sign and when its words were new."""
+        """Of each rank, the newest sign, and when its beat was new."""
         self._moved = time.monotonic()
         self._end = threading.Event()
         self._say()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="pulse watcher", daemon=True)
+        self._round_done = time.monotonic()
+        """When the thread has last heard of the others."""
 
     def start(self) -> None:
         self._thread.start()
+        self._watcher.start()
 
     def moves(self, doing: str) -> None:
         """The main thread goes on to something else: a few words for whoever waits for it."""
@@ -83,11 +89,17 @@ class Pulse:
         """The last word of this rank, which ends with an error or without."""
         self._own.state = "failed" if error else "left"
         self._end.set()
+        # In a thread: where a cable is cut, a word to the store is waited for until TCP gives up.
+        farewell = threading.Thread(target=self._say_farewell, args=(error,), daemon=True)
+        farewell.start()
+        farewell.join(LAST_WORDS_SECONDS)
+
+    def _say_farewell(self, error: BaseException | None) -> None:
         self._thread.join()
         with contextlib.suppress(RuntimeError):  # the first rank may be gone, which is no harm now
             self._say()
             if error and self._world.is_first:
-                self._store.set(self._key("words"), str(error))
+                self._store.set(self._key("error"), str(error))
                 self._store.set(self._key("verdict"), _has_stopped(0))
 
     def is_told_by_another(self, error: UserError) -> bool:
@@ -96,7 +108,7 @@ class Pulse:
             return False
         if str(error) == STOPPED_BY_ANOTHER:
             return True
-        key = self._key("words")
+        key = self._key("error")
         try:
             self._store.wait([key], timedelta(seconds=LAST_WORDS_SECONDS))
             return self._store.get(key) == str(error).encode()
@@ -108,49 +120,63 @@ class Pulse:
 
     def _run(self) -> None:
         while not self._end.wait(EVERY_SECONDS):
-            # Where a cable is cut, a word to the store is waited for until TCP gives up.
-            watcher = threading.Timer(SILENT_SECONDS, self._stop, (_UNREACHABLE,))
-            watcher.daemon = True
-            watcher.start()
             try:
-                self._round()
+                self._say()
+                if self._world.is_first and (verdict := self._judge(time.monotonic())):
+                    self._store.set(self._key("verdict"), verdict)
+                if self._store.check([self._key("verdict")]):
+                    self._stop(self._store.get(self._key("verdict")).decode())
+                if not self._world.is_first and (verdict := self._look_at_first(time.monotonic())):
+                    self._stop(verdict)
             except RuntimeError:  # the store went with the process that kept it
                 self._stop(_has_stopped(0))
-            finally:
-                watcher.cancel()
+            self._round_done = time.monotonic()
 
-    def _round(self) -> None:
-        self._say()
-        if self._world.is_first and (verdict := self._judge()):
-            self._store.set(self._key("verdict"), verdict)
-        if self._store.check([self._key("verdict")]):
-            self._stop(self._store.get(self._key("verdict")).decode())
+    def _watch(self) -> None:
+        """Ends the process if the other thread gets no answer."""
+        last = time.monotonic()
+        while not self._end.wait(EVERY_SECONDS):
+            now = time.monotonic()
+            if now - last > SUSPENDED_SECONDS:
+                self._round_done = now
+            last = now
+            if now - self._round_done > SILENT_SECONDS:
+                self._stop(_UNREACHABLE)
+
+    def _look_at_first(self, now: float) -> str | None:
+        """Who watches the one that watches?"""
+        self._see(0, self._store.get(self._key(0)), now)
+        sign, since = self._seen[0]
+        if sign.state == "training" and now - since > SILENT_SECONDS:
+            return _is_silent(0, sign, now - since)
+        return None
+
+    def _see(self, rank: int, text: bytes, now: float) -> None:
+        sign = _Sign(**json.loads(text))
+        before, since = self._seen.get(rank, (None, now))
+        if now - self._round_done > SUSPENDED_SECONDS:
+            since = now  # not they were silent: we were not there
+        if before is None or sign.moves != before.moves:
+            self._moved = now
+        if before is None or sign.beats != before.beats:
+            since = now
+        self._seen[rank] = sign, since
 
     def _say(self) -> None:
-        self._own.words += 1
+        self._own.beats += 1
         self._store.set(self._key(self._world.rank), json.dumps(vars(self._own)))
 
-    def _judge(self) -> str | None:
+    def _judge(self, now: float) -> str | None:
         """Why there is no going on, from all ranks' signs."""
-        now = time.monotonic()
         keys = [self._key(rank) for rank in range(self._world.size)]
         for rank, text in enumerate(self._store.multi_get(keys)):
-            sign = _Sign(**json.loads(text))
-            before, since = self._seen.get(rank, (None, now))
-            if before is None or sign.moves != before.moves:
-                self._moved = now
-            if before is None or sign.words != before.words:
-                since = now
-            self._seen[rank] = sign, since
+            self._see(rank, text, now)
         present = {rank: seen for rank, seen in self._seen.items() if seen[0].state != "left"}
         for rank, (sign, since) in present.items():
             if sign.state == "failed":
                 return _has_stopped(rank)
             if now - since > SILENT_SECONDS:
-                return (
-                    f"rank {rank} has been silent for {now - since:.0f} s, last {sign.doing}: it "
-                    "was killed, or its machine is gone"
-                )
+                return _is_silent(rank, sign, now - since)
         if now - self._moved > self._hang_seconds:
             found = "; ".join(_least_far_first([(r, sign) for r, (sign, _) in present.items()]))
             return f"no rank has moved for {now - self._moved:.0f} s: {found}"
@@ -181,6 +207,8 @@ def watched(world: World, config: RunConfig) -> Iterator[Pulse | None]:
         yield pulse
         world.require(None)  # nobody leaves, and takes the store along, before all are done
     except Stopped:
+        with contextlib.suppress(RuntimeError):
+            world.require(None)
         pulse.leave()
         raise
     except BaseException as error:
@@ -200,7 +228,14 @@ def watched(world: World, config: RunConfig) -> Iterator[Pulse | None]:
 
 def _peer_is_gone(error: RuntimeError) -> bool:
     text = str(error)
-    return any(words in text for words in ("gloo/transport", "NCCL", "Connection reset by peer"))
+    return "gloo/transport" in text or ("NCCL" in text and ("remote" in text or "abort" in text))
+
+
+def _is_silent(rank: int, sign: _Sign, seconds: float) -> str:
+    return (
+        f"rank {rank} has been silent for {seconds:.0f} s, last {sign.doing}: it was killed or "
+        "frozen, or its machine is gone"
+    )
 
 
 def _has_stopped(rank: int) -> str:

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mgm_dali.config import RunConfig, dump_config, load_config
+from mgm_dali.config import RunConfig, load_config
 from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
 from mgm_dali.runs.checkpoint_files import complete_steps
 from mgm_dali.training.world import World
 
@@ -24,12 +23,13 @@ MAY_CHANGE = (
     *("output_dir", "mask.compile", "training.checkpoint_activations"),
 )
 """What a resumed run may have otherwise: it changes none of the numbers that come. The global batch
-itself must stay, which its checkpoint tells."""
+itself must stay, which its checkpoint tells; how it is split among ranks and forward passes changes
+the draws of finetuning's noise (stochastic depth, dropout, mixup), and sums by their rounding."""
 
 
 @contextmanager
 def run_folder(run: Path, config: RunConfig, world: World) -> Iterator[list[str]]:
-    """Holds the folder for as long as the block runs, and writes RUN/config.yaml.
+    """Holds the folder for as long as the block runs.
 
     Gives lines on what the resumed run has otherwise than before. Raises `UserError`, on all ranks,
     if another process trains there, or if the checkpoints there belong to a run whose numbers would
@@ -51,7 +51,6 @@ def run_folder(run: Path, config: RunConfig, world: World) -> Iterator[list[str]
         if problem is None:
             problem, said = _compare(run, config)
         world.require(problem)
-        write_whole(run / "config.yaml", dump_config(config))
         yield said
 
 
@@ -73,7 +72,7 @@ def _compare(run: Path, config: RunConfig) -> tuple[str | None, list[str]]:
     except UserError as error:
         return f"{error}; it says what the checkpoints there were made with", []
     changes = sorted(_differences(before, config.model_dump(mode="json")))
-    fixed = [change for change in changes if not change.startswith(MAY_CHANGE)]
+    fixed = [change for change in changes if not _may_change(change.partition(":")[0])]
     if fixed and config.training.changes_on_resume == "refuse":
         return (
             f"{run}: holds a run with another configuration ({'; '.join(fixed)}); use another "
@@ -84,6 +83,10 @@ def _compare(run: Path, config: RunConfig) -> tuple[str | None, list[str]]:
         f"changed    {change}{', as training.changes_on_resume accepts' * (change in fixed)}"
         for change in changes
     ]
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
