@@ -155,7 +155,7 @@ class Pulse:
         sign = _Sign(**json.loads(text))
         before, since = self._seen.get(rank, (None, now))
         if now - self._round_done > SUSPENDED_SECONDS:
-            since = now  # not they were silent: we were not there
+            since = self._moved = now  # not they were silent: we were not there
         if before is None or sign.moves != before.moves:
             self._moved = now
         if before is None or sign.beats != before.beats:
