@@ -30,7 +30,7 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
                 os.fsync(written.fileno())
         partial.replace(path)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None  # of a full disk
     finally:

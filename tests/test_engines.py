@@ -14,8 +14,17 @@ from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("precision", "zero_stage"),
+    [
+        *(("fp32", 1), ("bf16", 0), ("bf16", 2), ("bf16", 3)),
+        *(slow("fp32", 0), slow("bf16", 1), slow("fp32", 2), slow("fp32", 3)),
+    ],
+)
 def test_every_stage_and_precision_trains_and_saves_float32_weights(
     moving_shapes, tmp_path, zero_stage, precision
 ):
@@ -53,7 +62,7 @@ def test_bf16_without_zero_takes_the_same_steps_as_with_it(moving_shapes, tmp_pa
 
 @pytest.mark.parametrize(
     ("zero_stage", "precision"),
-    [(0, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16")],
+    [(2, "fp32"), (3, "fp32"), (0, "bf16"), slow(0, "fp32"), slow(1, "bf16"), slow(3, "bf16")],
 )
 def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
     moving_shapes, tmp_path, monkeypatch, zero_stage, precision

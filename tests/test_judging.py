@@ -93,7 +93,7 @@ def test_every_judged_step_has_a_checkpoint_and_the_best_one_is_named(judged, st
     assert f"step {best}  {measure} {values[best]:.4f}: the best" in (run / "train.log").read_text()
 
 
-@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("stage", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_training_takes_the_same_steps_whether_it_is_judged_or_not(
     moving_shapes, judged, tmp_path, stage
 ):
@@ -221,7 +221,7 @@ def test_what_is_judged_is_what_is_saved_in_float32(
     assert list(seen) == [1, 2]
 
 
-@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("stage", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_a_killed_and_resumed_run_keeps_its_early_best_and_every_nth_step(
     moving_shapes, tmp_path, monkeypatch, stage
 ):

@@ -69,7 +69,7 @@ def workers_of_newest_loader(older):
     [
         ("pretrain", signal.SIGKILL),
         ("finetune", signal.SIGSEGV),
-        ("evaluate", signal.SIGTERM),
+        ("evaluate", signal.SIGABRT),
     ],
 )
 def test_a_killed_worker_changes_nothing(moving_shapes, stage, which, caplog):
@@ -85,6 +85,16 @@ def test_a_killed_worker_changes_nothing(moving_shapes, stage, which, caplog):
     assert same(batches, undisturbed) and not loader.skipped
     assert loader.restarts == 2
     assert caplog.text.count(f"killed by {which.name}; it is read again") == 2
+
+
+def test_sigterm_for_all_processes_of_a_job_is_left_to_the_one_that_trains(moving_shapes):
+    older = active_children()
+    with make_loader(config_for(moving_shapes), "finetune", Share(2)) as loader:
+        for number, _ in enumerate(loader):
+            if number == 2:
+                for worker in workers_of_newest_loader(older):
+                    os.kill(worker.pid, signal.SIGTERM)
+    assert loader.restarts == 0 and not loader.skipped
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "evaluate"])

@@ -43,7 +43,7 @@ def test_the_same_command_twice_gives_identical_losses(moving_shapes, whole_run,
     assert losses_of(tmp_path / "run") == losses_of(whole_run)
 
 
-@pytest.mark.parametrize("stopped_at", [1, 3, 5])
+@pytest.mark.parametrize("stopped_at", [1, 3])
 def test_a_stopped_run_resumes_to_the_same_losses_bit_for_bit(
     moving_shapes, whole_run, tmp_path, monkeypatch, stopped_at
 ):
@@ -122,19 +122,6 @@ def test_a_finished_run_started_again_does_nothing(moving_shapes, whole_run):
     assert (whole_run / "metrics.jsonl").read_text() == before
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(moving_shapes, whole_run, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(whole_run, run)
-    shard = run / "checkpoints" / "step-6" / "exp_avg.safetensors"
-    damaged = bytearray(shard.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    shard.write_bytes(damaged)
-    pretrain(config_for(moving_shapes, run))
-    log = (run / "train.log").read_text()
-    assert "is not what was written" in log and "resumed behind step 4" in log
-    assert losses_of(run) == losses_of(whole_run)
-
-
 def test_when_no_checkpoint_is_whole_the_run_does_not_begin_anew_in_silence(
     moving_shapes, whole_run, tmp_path
 ):
@@ -148,24 +135,6 @@ def test_when_no_checkpoint_is_whole_the_run_does_not_begin_anew_in_silence(
 def test_another_configuration_in_the_same_folder_is_refused(moving_shapes, whole_run):
     with pytest.raises(UserError, match=r"training\.base_lr: 0\.05 -> 0\.1"):
         pretrain(config_for(moving_shapes, whole_run, base_lr=0.1))
-
-
-def test_a_full_disk_leaves_a_clear_error_and_the_checkpoints_before(
-    moving_shapes, tmp_path, monkeypatch
-):
-    from mgm_dali.training import checkpoint
-
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    saved = []
-
-    def full_after_the_first(path):
-        saved.append(path)
-        return usage if len(saved) > 1 else shutil._ntuple_diskusage(10**12, 0, 10**12)
-
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", full_after_the_first)
-    with pytest.raises(UserError, match="Free some space"):
-        pretrain(config_for(moving_shapes, tmp_path / "run"))
-    assert complete_steps(tmp_path / "run") == [2]
 
 
 def test_a_bad_video_is_replaced_counted_and_listed(moving_shapes, tmp_path):

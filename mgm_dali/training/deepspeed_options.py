@@ -74,7 +74,7 @@ def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
 
 def _zero_defaults(stage: Any, world: World) -> dict[str, Any]:
     """What we have otherwise than DeepSpeed where the user says nothing."""
-    defaults: dict[str, Any] = {"overlap_comm": world.device.type == "cuda"}
+    defaults: dict[str, Any] = {"overlap_comm": True} if world.device.type == "cuda" else {}
     if stage == 3:
         # Else torch's own linear function is replaced until the process ends, also for compiling.
         defaults["memory_efficient_linear"] = False
