@@ -86,8 +86,12 @@ def averaged_run(moving_shapes, tmp_path_factory):
     return output
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("zero_stage", "precision"), [(0, "fp32"), (1, "fp32"), (0, "bf16"), (1, "bf16")]
+    ("zero_stage", "precision"), [(0, "fp32"), (1, "bf16"), slow(1, "fp32"), slow(0, "bf16")]
 )
 def test_the_average_is_that_of_the_weights_behind_every_step(
     moving_shapes, tmp_path, zero_stage, precision

@@ -224,6 +224,7 @@ def test_a_compiled_network_is_one_graph_with_the_same_names_and_gradients(
         torch.testing.assert_close(other.grad, one.grad, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_saves_clean_names_and_learns_the_same(moving_shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     for compile_it in (False, True):

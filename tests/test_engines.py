@@ -21,7 +21,7 @@ def slow(*values):
 @pytest.mark.parametrize(
     ("precision", "zero_stage"),
     [
-        *(("fp32", 1), ("bf16", 0), ("bf16", 2), ("bf16", 3)),
+        *(("fp32", 1), ("bf16", 0), ("bf16", 3), slow("bf16", 2)),
         *(slow("fp32", 0), slow("bf16", 1), slow("fp32", 2), slow("fp32", 3)),
     ],
 )
@@ -62,7 +62,7 @@ def test_bf16_without_zero_takes_the_same_steps_as_with_it(moving_shapes, tmp_pa
 
 @pytest.mark.parametrize(
     ("zero_stage", "precision"),
-    [(2, "fp32"), (3, "fp32"), (0, "bf16"), slow(0, "fp32"), slow(1, "bf16"), slow(3, "bf16")],
+    [(2, "fp32"), (0, "bf16"), slow(3, "fp32"), slow(0, "fp32"), slow(1, "bf16"), slow(3, "bf16")],
 )
 def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
     moving_shapes, tmp_path, monkeypatch, zero_stage, precision
@@ -83,7 +83,8 @@ def test_finetuning_with_all_its_noise_resumes_exactly_in_every_engine(
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (2, "fp32"), (3, "fp32")]
+    ("zero_stage", "precision"),
+    [(0, "fp32"), (0, "bf16"), (2, "fp32"), slow(1, "fp32"), slow(3, "fp32")],
 )
 def test_a_gradient_that_is_no_number_is_left_out_and_counted(
     moving_shapes, tmp_path, monkeypatch, zero_stage, precision

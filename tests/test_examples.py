@@ -28,6 +28,7 @@ def run(folder, *command):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_plain_loop_goes_through_its_epochs(moving_shapes, tmp_path):
     small = ("model.image_size=64", "model.num_frames=4", "data.num_workers=1")
     said = run(tmp_path, ROOT / "examples/plain_loop.py", moving_shapes, *small)

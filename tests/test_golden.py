@@ -79,7 +79,7 @@ def kept_losses(stage: str, name: str) -> list[float]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if size.width > 200 else name
+        pytest.param(name, marks=pytest.mark.slow) if size.width > 150 else name
         for name, size in BACKBONES.items()
     ],
 )

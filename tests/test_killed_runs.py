@@ -86,15 +86,9 @@ def working_on(run):
     return found
 
 
-SOME = [
-    pytest.param(command, fault, marks=[] if number == 3 and command == "pretrain" else slow)
-    for slow in [pytest.mark.slow]
-    for command in COMMANDS
-    for number, fault in enumerate(SAVING)
-]
-
-
-@pytest.mark.parametrize(("command", "fault"), SOME)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("fault", SAVING)
 def test_a_run_killed_inside_a_save_goes_on_from_the_checkpoint_before(
     whole, settings, tmp_path, command, fault
 ):

@@ -97,7 +97,7 @@ def test_sigterm_for_all_processes_of_a_job_is_left_to_the_one_that_trains(movin
     assert loader.restarts == 0 and not loader.skipped
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "evaluate"])
+@pytest.mark.parametrize("stage", ["pretrain", pytest.param("evaluate", marks=pytest.mark.slow)])
 def test_a_file_that_ends_its_process_is_given_up(own_copy, monkeypatch, stage):
     expected = {5: "not done after 1 s; it was given up", 11: "killed by SIGSEGV"}
     renamed(own_copy, 5, "hangs")
@@ -118,6 +118,7 @@ def test_a_file_that_ends_its_process_is_given_up(own_copy, monkeypatch, stage):
         assert same(batches, list(peaceful)) and peaceful.restarts == 0
 
 
+@pytest.mark.slow
 def test_several_bad_files_at_once_are_all_found(own_copy, monkeypatch):
     for row, behaviour in {3: "hangs", 8: "crashes", 9: "crashes", 20: "hangs"}.items():
         renamed(own_copy, row, behaviour)
