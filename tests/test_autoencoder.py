@@ -137,7 +137,7 @@ def test_without_a_mask_all_tokens_are_encoded(autoencoder: Autoencoder) -> None
     nothing = torch.zeros(2, autoencoder.grid.num_tokens, dtype=torch.bool)
     encoded = autoencoder.encode(video)
     assert encoded.shape == (2, 32, BACKBONES[config.name].width)
-    torch.testing.assert_close(encoded, autoencoder.encode(video, nothing), atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoded, autoencoder.encode(video, nothing), atol=1e-5, rtol=0)
 
 
 def test_a_given_count_of_hidden_tokens_changes_nothing() -> None:
