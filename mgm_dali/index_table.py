@@ -1,6 +1,5 @@
 """What `index` found, as a table: which videos bring motion, which need help, which are no use."""
 
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,12 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mgm_dali.in_words import printable
+from mgm_dali.plain_table import print_table
 from mgm_dali.video.indexing import IndexReport
 from mgm_dali.video.manifest import Video
 
 __all__ = ["print_index_table"]
-
-_NEVER_FOLDED = 10_000
 
 REPAIR = (
     "; transcode them with `mgm-dali prepare`, or estimate their motion with `mgm-dali extract "
@@ -34,13 +32,7 @@ def print_index_table(report: IndexReport, console: Console) -> None:
     table.add_column("", overflow="fold")
     for row in _rows(report):
         table.add_row(*(Text(cell) for cell in row))
-    if console.is_terminal:
-        console.print(table)
-        return
-    plain = io.StringIO()
-    Console(file=plain, width=_NEVER_FOLDED).print(table)
-    for line in plain.getvalue().splitlines():
-        console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    print_table(console, table)
 
 
 def _rows(report: IndexReport) -> Iterable[tuple[str, str, str, str]]:

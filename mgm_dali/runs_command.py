@@ -1,6 +1,5 @@
 """`mgm-dali runs`: the training runs below a folder, what each does now, and how far it is."""
 
-import io
 import json
 import math
 import os
@@ -15,11 +14,10 @@ from rich.text import Text
 
 from mgm_dali.errors import UserError
 from mgm_dali.in_words import printable, span
+from mgm_dali.plain_table import print_line, print_table
 from mgm_dali.runs.rows import RunRow, find_runs, read_runs
 
 __all__ = ["list_runs"]
-
-_NEVER_FOLDED = 10_000
 
 STYLES = {"running": "green", "finished": "", "ended": "", "stopped": "yellow", "silent": "yellow"}
 """All others are red."""
@@ -35,17 +33,17 @@ def list_runs(folder: Path, *, as_json: bool = False) -> None:
     found, passed_over = find_runs(folder)
     rows = read_runs(found)
     for note in passed_over:
-        _say(Console(stderr=True), printable(note))
+        print_line(Console(stderr=True), printable(note))
     console, now = Console(), time.time()
     if as_json:
-        _say(console, json.dumps([_as_json(row) for row in rows], indent=1))
+        print_line(console, json.dumps([_as_json(row) for row in rows], indent=1))
     elif rows:
         _print_table(rows, now, console)
         for row in rows:
             if reason := _explain(row, now):
-                _say(console, printable(reason))
+                print_line(console, printable(reason))
     else:
-        _say(
+        print_line(
             console,
             f"{printable(str(folder))}: no runs below (a run is a folder with config.yaml and "
             "status.json or metrics.jsonl)",
@@ -60,7 +58,6 @@ def _as_json(row: RunRow) -> dict[str, object]:
 
 
 def _print_table(rows: Collection[RunRow], now: float, console: Console) -> None:
-    """A table that fits a terminal; elsewhere aligned lines, one a run, however long."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("stage", no_wrap=True)
@@ -70,13 +67,7 @@ def _print_table(rows: Collection[RunRow], now: float, console: Console) -> None
     table.add_column("left/seen", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row, now))
-    if console.is_terminal:
-        console.print(table)
-        return
-    plain = io.StringIO()
-    Console(file=plain, width=_NEVER_FOLDED).print(table)
-    for line in plain.getvalue().splitlines():
-        _say(console, line.rstrip())
+    print_table(console, table)
 
 
 def _cells(row: RunRow, now: float) -> list[Text]:
@@ -118,7 +109,3 @@ def _explain(row: RunRow, now: float) -> str | None:
     if row.state in ("stopped", "failed") and row.reason:
         return f"{row.run}: {row.state}: {row.reason}"
     return row.reason if row.state == "damaged" else None
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

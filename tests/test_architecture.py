@@ -44,7 +44,7 @@ LAYERS = {
 TOP = {
     *("report", "demo", "demo_videos", "demo_scenes", "doctor", "cli", "data_commands"),
     *("saliency_command", "index_table", "weights_commands"),
-    "runs_command",
+    *("runs_command", "plain_table"),
 }
 LIBRARIES = {
     # heavy library: the only files or folders that may import it

@@ -47,19 +47,22 @@ PASSED_VALUES = {
 """A value of each section that is passed on and is no switch."""
 
 
+EXPECTED = {
+    "train_batch_size": 3 * 5,
+    "train_micro_batch_size_per_gpu": 3,
+    "gradient_accumulation_steps": 5,
+    "gradient_clipping": 0.5,
+    "zero_optimization": {"stage": 2},
+    "bf16": {"enabled": True},
+    "fp16": {"enabled": False},
+}
+"""What the training section of these tests says to DeepSpeed."""
+
+
 def test_without_a_word_of_the_users_the_training_section_says_everything():
     found = options({})
-    expected = {
-        "train_batch_size": 3 * 5,
-        "train_micro_batch_size_per_gpu": 3,
-        "gradient_accumulation_steps": 5,
-        "gradient_clipping": 0.5,
-        "zero_optimization": {"stage": 2},
-        "bf16": {"enabled": True},
-        "fp16": {"enabled": False},
-    }
-    assert {key: found[key] for key in expected} == expected
-    assert found.keys() - expected.keys() == {"steps_per_print", "zero_force_ds_cpu_optimizer"}
+    assert {key: found[key] for key in EXPECTED} == EXPECTED
+    assert found.keys() - EXPECTED.keys() == {"steps_per_print", "zero_force_ds_cpu_optimizer"}
     assert found["zero_force_ds_cpu_optimizer"] is False
 
 
@@ -122,16 +125,7 @@ def test_what_contradicts_the_training_section_is_refused_with_both_values(key):
 
 
 def test_what_agrees_with_the_training_section_changes_nothing():
-    agreed = {
-        "train_batch_size": 15,
-        "train_micro_batch_size_per_gpu": 3,
-        "gradient_accumulation_steps": 5,
-        "gradient_clipping": 0.5,
-        "zero_optimization": {"stage": 2},
-        "bf16": {"enabled": True},
-        "fp16": {"enabled": False},
-    }
-    assert options(agreed) == options({})
+    assert options(EXPECTED) == options({})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 7])

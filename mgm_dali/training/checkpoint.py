@@ -88,10 +88,8 @@ def _begin(partial: Path, engine: Engine, copies: int) -> str | None:
     remove_partial(partial.parents[1])
     partial.mkdir(parents=True)
     shapes = engine.state.shapes().values()
-    needed, free = (
-        copies * 4 * sum(shape.numel() for shape in shapes),
-        shutil.disk_usage(partial).free,
-    )
+    needed = copies * 4 * sum(shape.numel() for shape in shapes)
+    free = shutil.disk_usage(partial).free
     if free >= needed:
         return None
     return (
@@ -125,7 +123,7 @@ def _finish(
     position: Position,
     counters: Counters,
 ) -> None:
-    """The rest: average, position and checksums, then the name, then the old ones go."""
+    """The rest: average, counters and position, then checksums and the name."""
     run, step = config.output_dir, position.step
     partial = partial_folder(run, step)
     if average is not None:

@@ -106,9 +106,11 @@ class EngineState:
         """Makes AdamW's moments, which it makes itself only when it steps for the first time."""
         for tensor in self._updated_by_adamw():
             state = self._adamw.state[tensor]
-            state.setdefault("step", torch.zeros((), device=tensor.device))
+            if state:
+                continue
+            state["step"] = torch.zeros((), device=tensor.device)
             for moment in MOMENTS:
-                state.setdefault(moment, torch.zeros_like(tensor, requires_grad=False))
+                state[moment] = torch.zeros_like(tensor, requires_grad=False)
         optimizer = self._engine.optimizer
         if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
             # DeepSpeed does it once, inside the first group's first step: the others' are missed.

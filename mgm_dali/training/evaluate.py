@@ -76,11 +76,10 @@ def evaluate(config: RunConfig) -> Verdict:
         average = newest.with_name(f"{newest.stem}-ema{newest.suffix}")
         source = average if average.exists() else newest
     world = join_world(choose_device(config))
-    with watched(world, config) as pulse:
+    with watched(world, config) as moves:
         classifier = build_classifier(config.model)
         report = _load_judged(classifier, source, config)
-        moves = (lambda: pulse.moves("judging")) if pulse else (lambda: None)
-        return evaluate_network(config, classifier, world, report, moves)
+        return evaluate_network(config, classifier, world, report, lambda: moves("judging"))
 
 
 def _load_judged(classifier: Classifier, source: Path, config: RunConfig) -> LoadReport:
@@ -98,7 +97,7 @@ def evaluate_network(
     network: nn.Module,
     world: World,
     loaded: LoadReport,
-    moves: Callable[[], None] = lambda: None,
+    moves: Callable[[], None],
 ) -> Verdict:
     """Judges a classifier on `data.val`; writes predictions.csv and evaluation.json.
 

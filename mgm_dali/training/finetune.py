@@ -36,16 +36,15 @@ def finetune(config: RunConfig) -> Path:
     """
     config = with_num_classes(config)
     world = join_world(choose_device(config))
-    with stop_request(world, config) as stop, watched(world, config) as pulse:
+    with stop_request(world, config) as stop, watched(world, config) as moves:
         config, task = _prepared(with_accumulation(config, world.size), world)
-        weights = train(config, task, world, (stop, pulse))
+        weights = train(config, task, world, (stop, moves))
         if task.average is not None:
             weights = weights.with_name(f"{weights.stem}-ema{weights.suffix}")
         if config.data.val:
             judged = build_classifier(config.model)  # the trained one may be rounded to bf16
             loaded = load_pretrained(judged, weights)
-            moves = (lambda: pulse.moves("judging")) if pulse else (lambda: None)
-            evaluate_network(config, judged, world, loaded, moves)
+            evaluate_network(config, judged, world, loaded, lambda: moves("judging"))
     return weights
 
 

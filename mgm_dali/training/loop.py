@@ -34,7 +34,6 @@ from mgm_dali.training.judging import Judgement
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.metrics import MetricsFile
 from mgm_dali.training.progress import Pending, Progress
-from mgm_dali.training.pulse import Pulse
 from mgm_dali.training.run_folder import run_folder
 from mgm_dali.training.schedule import cosine_schedule, peak_lr, seed_step, total_steps
 from mgm_dali.training.stopping import PREEMPTED, StopRequest
@@ -72,7 +71,7 @@ def start_from(config: RunConfig, network: Autoencoder | Classifier, world: Worl
 
 
 def train(
-    config: RunConfig, task: Task, world: World, ends: tuple[StopRequest, Pulse | None]
+    config: RunConfig, task: Task, world: World, ends: tuple[StopRequest, Callable[[str], None]]
 ) -> Path:
     """Trains to the end, from the newest checkpoint if there is one. The final weights' path.
 
@@ -174,11 +173,11 @@ class _Loop:
         engine: Engine,
         loader: ClipLoader,
         progress: Progress,
-        ends: tuple[StopRequest, Pulse | None],
+        ends: tuple[StopRequest, Callable[[str], None]],
     ) -> None:
         self.config, self.task, self.engine = config, task, engine
         self.loader, self.progress = loader, progress
-        self.stop, self.pulse = ends
+        self.stop, self._moves = ends
         self.newest: ClipBatch | None = None
         self.judge = Judge(config, task.judgement, (engine, task.average), progress, self._moves)
         training = config.training
@@ -259,10 +258,6 @@ class _Loop:
         text = f"stopped behind step {position.step}: {self.stop.reason}; the same command goes on"
         self.progress.log.line(text)
         raise Stopped(text, status)
-
-    def _moves(self, doing: str) -> None:
-        if self.pulse is not None:
-            self.pulse.moves(doing)
 
 
 def _due(every_steps: int | None, step: int) -> bool:

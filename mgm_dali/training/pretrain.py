@@ -47,9 +47,9 @@ def pretrain(config: RunConfig) -> Path:
     Raises `Stopped` if the run was asked to end before, after it has saved.
     """
     world = join_world(choose_device(config))
-    with stop_request(world, config) as stop, watched(world, config) as pulse:
+    with stop_request(world, config) as stop, watched(world, config) as moves:
         config, task = _prepared(with_accumulation(config, world.size), world)
-        return train(config, task, world, (stop, pulse))
+        return train(config, task, world, (stop, moves))
 
 
 def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:

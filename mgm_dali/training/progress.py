@@ -65,7 +65,6 @@ class Progress:
         self._config, self._engine, self._loader = config, engine, loader
         self._world = engine.world
         self._first, self._steps = steps
-        self._done = self._first
         self._bad = BadSteps(
             config.output_dir,
             self._world.rank,
@@ -126,11 +125,10 @@ class Progress:
             known = Step(step.number, loss, own_loss, norm, step.rows, step.seeds)
             if said := self._bad.look(known):
                 self.log.line(said)
-        self._done = step.number
-        eta = (self._steps - self._done) * seconds / len(self._pending)
+        eta = (self._steps - step.number) * seconds / len(self._pending)
         mean = float(losses.mean())
         self._status = RunStatus(
-            self._loader.stage, "training", self._done, self._steps, mean, speed, wait, eta
+            self._loader.stage, "training", step.number, self._steps, mean, speed, wait, eta
         )
         self._write_status()
         self._say(mean, step.lr, counts)

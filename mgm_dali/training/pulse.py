@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from mgm_dali.errors import Stopped, UserError
 from mgm_dali.training.stopping import end_process
 from mgm_dali.training.world import STOPPED_BY_ANOTHER, World
 
-__all__ = ["Pulse", "watched"]
+__all__ = ["watched"]
 
 EVERY_SECONDS = 1.0
 SILENT_SECONDS = 30.0
@@ -191,20 +191,22 @@ class Pulse:
 
 
 @contextmanager
-def watched(world: World, config: RunConfig) -> Iterator[Pulse | None]:
-    """Has the ranks watch one another for as long as the block runs; None in a world of one.
+def watched(world: World, config: RunConfig) -> Iterator[Callable[[str], None]]:
+    """Has the ranks watch one another for as long as the block runs.
 
+    Gives a function to be called with what the main thread does next; nobody hears it in a world of
+    one.
     What gloo or NCCL raise when a rank is gone becomes a `UserError`. A `UserError` that the first
     rank has too is told by that one alone: the others exit with its status and without a word.
     """
     if world.store is None:
-        yield None
+        yield lambda _doing: None
         return
     pulse = Pulse(world, world.store, config)
     world.require(None)  # all have said their first word
     pulse.start()
     try:
-        yield pulse
+        yield pulse.moves
         world.require(None)  # nobody leaves, and takes the store along, before all are done
     except Stopped:
         with contextlib.suppress(RuntimeError):
