@@ -18,7 +18,7 @@ demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
 
 test: check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m slow

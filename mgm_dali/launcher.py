@@ -68,9 +68,16 @@ def rank_and_world_size(environ: Mapping[str, str] = os.environ) -> tuple[int, i
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """The number of this process among those of its machine. Raises `UserError` if it is none."""
+    """The number of this process among those of its machine, and so of the GPU that it takes.
+
+    0 where srun shows each task one GPU alone (--gpus-per-task=1). Raises `UserError` if it is no
+    number.
+    """
     launcher = _launcher(environ)
     if launcher is None or not environ.get(launcher.local_rank):
+        return 0
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if launcher is _SRUN and visible and "," not in visible:
         return 0
     return _number(environ, launcher.local_rank, launcher)
 

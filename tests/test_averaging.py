@@ -148,12 +148,18 @@ def test_a_stopped_run_goes_on_with_its_average_bit_for_bit(
         assert same(weights_of(tmp_path / "run", 6, suffix), weights_of(averaged_run, 6, suffix))
 
 
+def resumable(finished, folder):
+    """A copy of a run that ended behind its checkpoint of step 4."""
+    run = folder / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / "step-6")
+    return run
+
+
 def test_an_average_turned_on_later_begins_with_the_resumed_weights_and_says_so(
     moving_shapes, plain_run, tmp_path
 ):
-    run = tmp_path / "run"
-    shutil.copytree(plain_run, run)
-    shutil.rmtree(run / "checkpoints" / "step-6")
+    run = resumable(plain_run, tmp_path)
     with pytest.raises(UserError, match=r"training\.ema_decay: 0\.0 -> 0\.75"):
         pretrain(config_for(moving_shapes, run, ema_decay=DECAY))
     accepted = {"ema_decay": DECAY, "changes_on_resume": "accept"}
@@ -163,6 +169,28 @@ def test_an_average_turned_on_later_begins_with_the_resumed_weights_and_says_so(
     assert "training.ema_decay: 0.0 -> 0.75, as training.changes_on_resume accepts" in log
     resumed = {name: tensor.double().numpy() for name, tensor in weights_of(run, 4).items()}
     require_close(weights_of(run, 6, "-ema"), averaged_by_hand([resumed, *seen[1:]]))
+    assert losses_of(run) == losses_of(plain_run)
+
+
+def test_an_average_turned_on_later_begins_with_unrounded_weights(moving_shapes, tmp_path):
+    numbers = {"precision": "bf16", "base_lr": 0.5}
+    pretrain(config_for(moving_shapes, tmp_path / "whole" / "run", **numbers))
+    run = resumable(tmp_path / "whole" / "run", tmp_path)
+    accepted = {"ema_decay": 1 - 1e-15, "changes_on_resume": "accept"}  # stays where it begins
+    pretrain(config_for(moving_shapes, run, **numbers, **accepted))
+    resumed, average = weights_of(run, 4), weights_of(run, 6, "-ema")
+    assert all(torch.equal(resumed[name], average[name]) for name in resumed)
+    assert any((tensor != tensor.bfloat16()).any() for tensor in resumed.values())
+
+
+def test_an_average_turned_off_later_is_gone_and_that_is_said(
+    moving_shapes, plain_run, averaged_run, tmp_path
+):
+    run = resumable(averaged_run, tmp_path)
+    (run / "weights" / "step-6-ema.safetensors").unlink()
+    pretrain(config_for(moving_shapes, run, changes_on_resume="accept"))
+    assert "average    is dropped: training.ema_decay is 0" in (run / "train.log").read_text()
+    assert not (run / "weights" / "step-6-ema.safetensors").exists()
     assert losses_of(run) == losses_of(plain_run)
 
 

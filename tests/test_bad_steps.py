@@ -218,8 +218,7 @@ def test_a_run_without_numbers_stops_and_lists_what_the_order_gives(
         assert found == clips_of(config, entry["step"])
     assert complete_steps(run) == [2, 4]
     passed_over = []
-    folder, position = newest_whole(run, passed_over.append)
-    assert (folder.name, position.step, passed_over) == ("step-4", 4, [])
+    assert newest_whole(run, passed_over.append).step == 4 and not passed_over
     before, behind = (load_file(run / "weights" / f"step-{step}.safetensors") for step in (2, 4))
     for name, weight in before.items():
         assert weight.isfinite().all() and torch.equal(weight, behind[name])

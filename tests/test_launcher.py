@@ -62,6 +62,14 @@ PLACES = {
         SRUN | variables("SLURM_STEP_NODELIST=node08,login SLURM_STEP_TASKS_PER_NODE=3,5"),
         ("5", "8", "1", "5", "node08", SRUN_PORT),
     ),
+    "srun with a GPU for each task alone": (
+        SRUN | variables("CUDA_VISIBLE_DEVICES=0"),
+        ("5", "8", "0", "4", "node07", SRUN_PORT),
+    ),
+    "srun with all GPUs for each task": (
+        SRUN | variables("CUDA_VISIBLE_DEVICES=0,1,2,3"),
+        ("5", "8", "1", "4", "node07", SRUN_PORT),
+    ),
     "srun that does not count": (
         {name: SRUN[name] for name in SRUN if name != "SLURM_STEP_TASKS_PER_NODE"},
         ("5", "8", "1", None, "node07", SRUN_PORT),

@@ -1,6 +1,8 @@
 """Two ranks, as the launchers start them: the same clips, the same first loss."""
 
+import json
 import shutil
+import sys
 
 import pytest
 from training_runs import LAUNCHERS, SETTINGS, launched
@@ -15,6 +17,13 @@ MODULE = {"torchrun": ["-m", "mgm_dali"], "deepspeed": ["--module", "mgm_dali"]}
 
 def run(launcher, config, *overrides):
     return launched([*LAUNCHERS[launcher], *MODULE[launcher], "pretrain", config, *overrides])
+
+
+def run_on_two_machines(command, *overrides):
+    """Two ranks with files of their own: `$RANK` in an override is the number of each."""
+    quoted = " ".join(f'"{override}"' for override in overrides)
+    line = f'exec "$0" -m mgm_dali {command} {quoted}'
+    return launched([*LAUNCHERS["torchrun"], "--no-python", "sh", "-c", line, sys.executable])
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +79,42 @@ def test_ranks_stop_together_when_one_of_them_cannot_go_on(moving_shapes, tmp_pa
     assert output_text.count("another rank cannot go on") <= 1
     assert "Connection closed by peer" not in output_text
     assert first in (tmp_path / "run" / "skipped.csv").read_text()
+
+
+@pytest.mark.slow
+def test_ranks_with_other_lists_of_videos_are_refused(moving_shapes, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    for rank in range(2):
+        shutil.copytree(moving_shapes.parent, tmp_path / f"set-{rank}")
+    manifest = tmp_path / "set-1" / "videos.csv"
+    head, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([head, *reversed(rows)]) + "\n")
+    status, output = run_on_two_machines(
+        f"pretrain {tmp_path}/empty.yaml",
+        *(*SETTINGS_HERE, f"output_dir={tmp_path}/run", "training.batch_size=4"),
+        f"data.train={tmp_path}/set-$RANK/videos.csv",
+    )
+    assert status == 1
+    assert output.count("this is another list of videos than on the machine of rank 0") == 1
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_only_the_first_machine_needs_weights_and_run_folder(moving_shapes, alone, tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    shutil.copytree(alone / "weights", tmp_path / "init-0")
+    numbers = (*SETTINGS_HERE, f"data.train={moving_shapes}", f"data.val={moving_shapes}")
+    status, output = run_on_two_machines(
+        f"finetune {tmp_path}/empty.yaml",
+        *(*numbers, "training.batch_size=4", f"model.init={tmp_path}/init-$RANK"),
+        f"output_dir={tmp_path}/run-$RANK",
+    )
+    assert status == 0, output
+    verdict = (tmp_path / "run-0" / "evaluation.json").read_text()
+    status, output = run_on_two_machines(
+        f"evaluate {tmp_path}/empty.yaml", *numbers, f"output_dir={tmp_path}/run-$RANK"
+    )
+    assert status == 0, output
+    again = (tmp_path / "run-0" / "evaluation.json").read_text()
+    assert json.loads(again)["confusion"] == json.loads(verdict)["confusion"]
+    assert not (tmp_path / "run-1" / "weights").exists()

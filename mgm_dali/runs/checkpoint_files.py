@@ -34,6 +34,7 @@ __all__ = [
     "Best",
     "Position",
     "best_of",
+    "checkpoint_folder",
     "checksum",
     "checksums",
     "complete",
@@ -91,10 +92,11 @@ def weights_file(run: Path, step: int, suffix: str = "") -> Path:
 
 def partial_folder(run: Path, step: int) -> Path:
     """What a checkpoint is called until it is complete."""
-    return _folder(run, step).with_name(f"step-{step}{PARTIAL}")
+    return checkpoint_folder(run, step).with_name(f"step-{step}{PARTIAL}")
 
 
-def _folder(run: Path, step: int) -> Path:
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """RUN/checkpoints/step-N."""
     return run / "checkpoints" / f"step-{step}"
 
 
@@ -106,7 +108,7 @@ def complete_steps(run: Path) -> list[int]:
 
 def complete(run: Path, step: int) -> None:
     """Lists the checksums of a partial checkpoint, syncs it to the disk, and gives it its name."""
-    partial, final = partial_folder(run, step), _folder(run, step)
+    partial, final = partial_folder(run, step), checkpoint_folder(run, step)
     (partial / "sha256.json").write_text(json.dumps(checksums(partial), indent=1))
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
@@ -127,7 +129,7 @@ def prune(run: Path, training: TrainingConfig) -> None:
     kept |= {best.step} if best else set()
     for step in steps:
         if step not in kept:
-            shutil.rmtree(_folder(run, step), ignore_errors=True)
+            shutil.rmtree(checkpoint_folder(run, step), ignore_errors=True)
     for path in (run / "weights").glob("step-*.safetensors"):
         named = re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", path.name)
         if named and int(named[1]) not in kept:
@@ -157,8 +159,8 @@ def write_best(run: Path, best: Best) -> None:
     write_whole(run / "best.json", json.dumps(vars(best)) + "\n")
 
 
-def newest_whole(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position] | None:
-    """The newest checkpoint whose files are what was written; `warn` hears of any passed over.
+def newest_whole(run: Path, warn: Callable[[str], None]) -> Position | None:
+    """The newest checkpoint whose files are what was written; `warn` hears of those passed over.
 
     Those are renamed, so that none is taken for a newer one than those that will be written.
 
@@ -168,14 +170,14 @@ def newest_whole(run: Path, warn: Callable[[str], None]) -> tuple[Path, Position
     steps = complete_steps(run)
     damaged: list[Path] = []
     for step in reversed(steps):
-        folder = _folder(run, step)
+        folder = checkpoint_folder(run, step)
         problem = _find_damage(folder, step)
         if problem is None:
             for bad in damaged:
                 aside = bad.with_name(bad.name + DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 bad.rename(aside)
-            return folder, _POSITION.validate_json((folder / "position.json").read_bytes())
+            return _POSITION.validate_json((folder / "position.json").read_bytes())
         damaged.append(folder)
         warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
     if steps:

@@ -3,7 +3,8 @@
     RUN/bad_steps.jsonl    of each rank: step, why, loss, gradient norm, and the clips it was shown
 
 The order of the clips and all draws are pure functions of the step: a run resumed from the
-checkpoint before meets the same step again.
+checkpoint before meets the same step again, and lists it once more. What is counted, and what a
+loss is compared with, begins anew with each process.
 """
 
 import json

@@ -16,13 +16,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from mgm_dali.config import RunConfig
 from mgm_dali.models.saving import save_weights
 from mgm_dali.runs.checkpoint_files import (
     Position,
+    checkpoint_folder,
     complete,
     complete_steps,
     partial_folder,
@@ -42,9 +42,7 @@ _COUNTERS = TypeAdapter(Counters)
 _REMOVE = "remove this checkpoint's folder to go on from the one before"
 
 
-def save_checkpoint(
-    engine: Engine, average: ModelEmaV3 | None, config: RunConfig, position: Position
-) -> None:
+def save_checkpoint(engine: Engine, config: RunConfig, position: Position) -> None:
     """Writes checkpoint and weights of this step. All ranks must call it.
 
     Raises `UserError`, on all ranks, if the weights are no longer numbers or the disk is full;
@@ -52,7 +50,7 @@ def save_checkpoint(
     """
     run, world = config.output_dir, engine.world
     partial = partial_folder(run, position.step)
-    copies = len(KINDS) + 1 + (2 if average else 0)
+    copies = len(KINDS) + 1 + (2 if engine.average else 0)
     problem = None
     if world.is_first:
         problem = _problem_of(partial, _begin, partial, engine, copies)
@@ -63,7 +61,7 @@ def save_checkpoint(
             problem = _problem_of(partial, _write, kind, tensors, engine, config, position.step)
     counters = engine.state.counters()
     if world.is_first and problem is None:
-        problem = _problem_of(partial, _finish, engine, average, config, position, counters)
+        problem = _problem_of(partial, _finish, engine, config, position, counters)
     if world.is_first:
         _tidy(run, config, position.step, saved=problem is None)
     world.require(problem)
@@ -116,18 +114,12 @@ def _write(
     return None
 
 
-def _finish(
-    engine: Engine,
-    average: ModelEmaV3 | None,
-    config: RunConfig,
-    position: Position,
-    counters: Counters,
-) -> None:
+def _finish(engine: Engine, config: RunConfig, position: Position, counters: Counters) -> None:
     """The rest: average, counters and position, then checksums and the name."""
     run, step = config.output_dir, position.step
     partial = partial_folder(run, step)
-    if average is not None:
-        state = {name: t.cpu().contiguous() for name, t in average.module.state_dict().items()}
+    if engine.average is not None:
+        state = _average_of(engine)
         save_weights(engine.network, config.model, weights_file(run, step, "-ema"), state)
         save_file(state, partial / EMA)
     (partial / "counters.json").write_text(json.dumps(asdict(counters)))
@@ -135,37 +127,67 @@ def _finish(
     complete(run, step)
 
 
-def _problem_of(partial: Path, write: Callable[..., str | None], *arguments: object) -> str | None:
+def _problem_of(path: Path, write: Callable[..., str | None], *arguments: object) -> str | None:
     """What `write` says is wrong, or why it failed."""
     try:
         return write(*arguments)
     except (OSError, RuntimeError, SafetensorError) as error:
         return (
-            f"{partial}: the checkpoint could not be written ({error}); the ones before it are "
-            "intact. If it is for want of space, free some; the same command goes on"
+            f"{path}: could not be written ({error}); the checkpoints before it are intact. If it "
+            "is for want of space, free some; the same command goes on"
         )
 
 
-def load_checkpoint(engine: Engine, average: ModelEmaV3 | None, folder: Path) -> list[str]:
-    """Reads a whole checkpoint; lines for the log on what it does not hold. All ranks must call it.
+def load_checkpoint(engine: Engine, config: RunConfig, step: int) -> list[str]:
+    """Reads a whole checkpoint; lines for the log on what is not as it was. All ranks must call it.
 
-    Raises `UserError`, on all ranks, if it belongs to another network.
+    Weights that somebody has removed from RUN/weights are written there again. Raises `UserError`,
+    on all ranks, if the checkpoint belongs to another network.
     """
-    world = engine.world
-    world.require(_why_unfit(engine, average, folder) if world.is_first else None)
+    world, folder = engine.world, checkpoint_folder(config.output_dir, step)
+    world.require(_why_unfit(engine, folder) if world.is_first else None)
     for kind in KINDS:
         engine.state.write(kind, _reader(engine, folder / f"{kind}.safetensors"))
     text = (folder / "counters.json").read_text() if world.is_first else ""
     engine.state.set_counters(_COUNTERS.validate_json(world.text_of_first(text)))
-    if average is None:
-        return []
-    if not world.of_first((folder / EMA).exists()):
-        average.set(engine.network)
-        return ["average    begins with the resumed weights: the checkpoint has none"]
-    tensor_of = _reader(engine, folder / EMA)
-    for name, tensor in average.module.state_dict().items():
+    return [*_load_average(engine, folder), *_restore_weights(engine, config, step)]
+
+
+def _load_average(engine: Engine, folder: Path) -> list[str]:
+    has_average = bool(engine.world.of_first((folder / EMA).exists()))
+    if engine.average is None:
+        dropped = "average    is dropped: training.ema_decay is 0, the checkpoint has one"
+        return [dropped] * has_average
+    tensor_of = _reader(engine, folder / (EMA if has_average else "weights.safetensors"))
+    for name, tensor in engine.average.module.state_dict().items():
         tensor.copy_(tensor_of(name, tensor.shape))
-    return []
+    if has_average:
+        return []
+    return ["average    begins with the resumed weights: the checkpoint has none"]
+
+
+def _restore_weights(engine: Engine, config: RunConfig, step: int) -> list[str]:
+    """What finetuning takes, and the run's own last judgement."""
+    said = []
+    for suffix in ("", "-ema") if engine.average else ("",):
+        path, problem = weights_file(config.output_dir, step, suffix), None
+        if engine.world.of_first(path.exists()):
+            continue
+        if suffix:
+            state = _average_of(engine)
+        else:
+            state = engine.state.read("weights", keep=engine.world.is_first)
+        if engine.world.is_first:
+            problem = _problem_of(path, save_weights, engine.network, config.model, path, state)
+        engine.world.require(problem)
+        said.append(f"{path}: was gone, and is written again")
+    return said
+
+
+def _average_of(engine: Engine) -> dict[str, Tensor]:
+    assert engine.average is not None
+    state = engine.average.module.state_dict()
+    return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
 
 def _reader(engine: Engine, path: Path) -> Callable[[str, torch.Size], Tensor]:
@@ -180,11 +202,11 @@ def _reader(engine: Engine, path: Path) -> Callable[[str, torch.Size], Tensor]:
     return tensor_of
 
 
-def _why_unfit(engine: Engine, average: ModelEmaV3 | None, folder: Path) -> str | None:
+def _why_unfit(engine: Engine, folder: Path) -> str | None:
     """Its bytes are those that were written, but who knows by what."""
     wanted = {f"{kind}.safetensors": engine.state.shapes() for kind in KINDS}
-    if average is not None and (folder / EMA).exists():
-        wanted[EMA] = {name: t.shape for name, t in average.module.state_dict().items()}
+    if engine.average is not None and (folder / EMA).exists():
+        wanted[EMA] = {n: t.shape for n, t in engine.average.module.state_dict().items()}
     try:
         _COUNTERS.validate_json((folder / "counters.json").read_bytes())
         for name, shapes in wanted.items():

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from mgm_dali.config import RunConfig
@@ -28,9 +29,13 @@ class Engine:
         groups: list[dict[str, Any]],
         config: RunConfig,
         world: World,
+        average: ModelEmaV3 | None = None,
     ) -> None:
-        """`groups` are AdamW's parameter groups, with an `lr_scale` where layers differ."""
-        self.network = network
+        """`groups` are AdamW's parameter groups, with an `lr_scale` where layers differ.
+
+        `average` follows the weights from step to step.
+        """
+        self.network, self.average = network, average
         self.world = world
         assert config.training.zero_stage != "auto", "with_precision decides"
         self._stage = config.training.zero_stage
@@ -84,7 +89,8 @@ class Engine:
     def step(self) -> float | Tensor:
         """Ends a forward pass; the step's last one updates the weights. The gradient's norm."""
         own_norm: float | Tensor = 0.0
-        if self._stage == 0 and self._engine.is_gradient_accumulation_boundary():
+        is_last_pass = self._engine.is_gradient_accumulation_boundary()
+        if self._stage == 0 and is_last_pass:
             # Asked before the step: without ZeRO and in float32 DeepSpeed keeps no norm.
             gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
             own_norm = torch.nn.utils.get_total_norm(gradients).float()
@@ -104,6 +110,8 @@ class Engine:
                 "scaled; the last checkpoint is intact. In a new output_dir, try "
                 "training.precision=bf16 or a lower training.base_lr"
             ) from None
+        if is_last_pass and self.average is not None:
+            self.average.update(self.network)
         norm: float | Tensor | None = self._engine.get_global_grad_norm()
         return own_norm if norm is None else norm
 

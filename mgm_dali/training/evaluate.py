@@ -16,15 +16,16 @@ from torch import nn
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
-from mgm_dali.models import Classifier, LoadReport, build_classifier, load_pretrained
+from mgm_dali.models import LoadReport, build_classifier
 from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.classes import with_num_classes
+from mgm_dali.training.heartbeat import watched
 from mgm_dali.training.judging import Watcher, autocast
+from mgm_dali.training.loading import load_on_all_ranks
 from mgm_dali.training.log import RunLog
-from mgm_dali.training.pulse import watched
 from mgm_dali.training.world import World, join_world
 from mgm_dali.video.manifest import Manifest
 
@@ -64,32 +65,38 @@ def evaluate(config: RunConfig) -> Verdict:
     A finetuned run is judged with its own config, whose `model.init` names where it began: taking
     that first would judge the pretrained weights.
     """
-    config = with_num_classes(config)
-    source = config.output_dir if _has_weights(config.output_dir) else config.model.init
-    if source is None:
-        raise UserError(
-            f"{config.output_dir}: holds no weights to judge; set output_dir to a finetuned run, "
-            "or model.init to weights"
-        )
-    if config.training.ema_decay and source == config.output_dir:
-        newest = newest_weights(source)  # the run's own judgements are of the average
-        average = newest.with_name(f"{newest.stem}-ema{newest.suffix}")
-        source = average if average.exists() else newest
     world = join_world(choose_device(config))
-    with watched(world, config) as moves:
+    with watched(world, config) as doing:
+        config = with_num_classes(config)
+        source = world.only_first(lambda: _weights_to_judge(config), config.output_dir)
         classifier = build_classifier(config.model)
-        report = _load_judged(classifier, source, config)
-        return evaluate_network(config, classifier, world, report, lambda: moves("judging"))
+        report = load_on_all_ranks(classifier, source, world)
+        world.require(_why_not_judged(report, config))
+        return evaluate_network(config, classifier, world, report, lambda: doing("judging"))
 
 
-def _load_judged(classifier: Classifier, source: Path, config: RunConfig) -> LoadReport:
-    report = load_pretrained(classifier, source)
+def _weights_to_judge(config: RunConfig) -> Path:
+    run = config.output_dir
+    if not any((run / "weights").glob("*.safetensors")):
+        if config.model.init is None:
+            raise UserError(
+                f"{run}: holds no weights to judge; set output_dir to a finetuned run, or "
+                "model.init to weights"
+            )
+        return config.model.init
+    newest = newest_weights(run)
+    average = newest.with_name(f"{newest.stem}-ema{newest.suffix}")
+    # The run's own judgements are of the average, if it has one.
+    return average if config.training.ema_decay and average.exists() else newest
+
+
+def _why_not_judged(report: LoadReport, config: RunConfig) -> str | None:
     if any(key.startswith("head.") for key in report.missing):
-        raise UserError(
-            f"{source}: has no classifier head for {config.model.num_classes} classes; "
+        return (
+            f"{report.source}: has no classifier head for {config.model.num_classes} classes; "
             "finetune it first, then evaluate the finetuned run"
         )
-    return report
+    return None
 
 
 def evaluate_network(
@@ -97,11 +104,11 @@ def evaluate_network(
     network: nn.Module,
     world: World,
     loaded: LoadReport,
-    moves: Callable[[], None],
+    goes_on: Callable[[], None],
 ) -> Verdict:
     """Judges a classifier on `data.val`; writes predictions.csv and evaluation.json.
 
-    `loaded` says where its weights come from; `moves` is called behind every batch.
+    `loaded` says where its weights come from; `goes_on` is called behind every batch.
     """
     with (
         _views(config, world) as loader,
@@ -111,7 +118,7 @@ def evaluate_network(
         log.line(f"weights    {loaded}")
 
         def advance(done: int) -> None:
-            moves()
+            goes_on()
             log.advance(done, "views")
 
         probabilities = _probabilities(config, network, world, loader, advance)
@@ -133,7 +140,7 @@ def judge_weights(
     network.load_state_dict(weights)
     with _views(config, world) as loader:
         probabilities = _probabilities(
-            config, network, world, loader, lambda _done: watcher.moves()
+            config, network, world, loader, lambda _done: watcher.goes_on()
         )
         verdict = judge(probabilities, loader.manifest, config, "training")
     watcher.say(_in_words(verdict))
@@ -248,7 +255,3 @@ def _write_predictions(path: Path, probabilities: NDArray[np.float64], manifest:
             outcome = (best, f"{values[best]:.6f}")
         writer.writerow((manifest[row].path, int(manifest.labels[row]), *outcome))
     write_whole(path, table.getvalue())
-
-
-def _has_weights(run: Path) -> bool:
-    return any((run / "weights").glob("*.safetensors"))

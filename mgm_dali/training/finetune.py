@@ -1,6 +1,7 @@
 """Finetuning: all weights of a classifier, from pretrained ones or from nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.models import build_classifier, load_pretrained
+from mgm_dali.models import build_classifier
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.training.averaging import averaged
@@ -20,10 +21,11 @@ from mgm_dali.training.computing import measured_clips, prepare, with_kernel, wi
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.evaluate import evaluate_network, judge_weights
 from mgm_dali.training.judging import Judgement
-from mgm_dali.training.loop import Task, start_from, train
-from mgm_dali.training.pulse import watched
+from mgm_dali.training.loading import load_on_all_ranks
+from mgm_dali.training.loop import Task, train
+from mgm_dali.training.resuming import starting_weights
 from mgm_dali.training.schedule import with_accumulation
-from mgm_dali.training.stopping import stop_request
+from mgm_dali.training.supervision import supervised
 from mgm_dali.training.world import World, join_world
 
 __all__ = ["finetune"]
@@ -34,17 +36,18 @@ def finetune(config: RunConfig) -> Path:
 
     Raises `Stopped` if the run was asked to end before, after it has saved.
     """
-    config = with_num_classes(config)
     world = join_world(choose_device(config))
-    with stop_request(world, config) as stop, watched(world, config) as moves:
-        config, task = _prepared(with_accumulation(config, world.size), world)
-        weights = train(config, task, world, (stop, moves))
+    with supervised(world, config) as supervision:
+        config = with_accumulation(with_num_classes(config), world.size)
+        config, task = _prepared(config, world)
+        weights = train(config, task, world, supervision)
         if task.average is not None:
             weights = weights.with_name(f"{weights.stem}-ema{weights.suffix}")
         if config.data.val:
             judged = build_classifier(config.model)  # the trained one may be rounded to bf16
-            loaded = load_pretrained(judged, weights)
-            evaluate_network(config, judged, world, loaded, lambda: moves("judging"))
+            loaded = load_on_all_ranks(judged, weights, world)
+            goes_on = partial(supervision.doing, "judging")
+            evaluate_network(config, judged, world, loaded, goes_on)
     return weights
 
 
@@ -58,7 +61,7 @@ def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=False)
     start = "random weights: model.init is not set"
     if config.model.init:
-        start = start_from(config, classifier, world)
+        start = starting_weights(config, classifier, world)
     average = averaged(classifier, config, world)
     unusual = prepare(classifier, config)
     parameters = sum(p.numel() for p in classifier.parameters())

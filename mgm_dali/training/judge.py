@@ -4,18 +4,32 @@ import logging
 import math
 from collections.abc import Callable
 
-from timm.utils.model_ema import ModelEmaV3
-
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
+from mgm_dali.pipelines.loader import ClipLoader
+from mgm_dali.pipelines.share import Share
 from mgm_dali.runs.checkpoint_files import Best, best_of, write_best
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.judging import Judgement, Watcher
 from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.progress import Progress
+from mgm_dali.training.schedule import is_due
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "require_judged_data"]
 
 logger = logging.getLogger(__name__)
+
+
+def require_judged_data(config: RunConfig, share: Share, *, needs_motion: bool) -> None:
+    """Raises `UserError` if the run would not find what it is to be judged on, hours later."""
+    if config.training.evaluate_every_steps is None:
+        return
+    if config.data.val is None:
+        raise UserError(
+            "training.evaluate_every_steps: there is nothing to judge on; set data.val to a "
+            "manifest, or leave it out"
+        )
+    ClipLoader(config, "evaluate", share, needs_motion=needs_motion).close()
 
 
 class Judge:
@@ -25,22 +39,21 @@ class Judge:
         self,
         config: RunConfig,
         judgement: Judgement,
-        judged: tuple[Engine, ModelEmaV3 | None],
+        engine: Engine,
         progress: Progress,
-        moves: Callable[[str], None],
+        doing: Callable[[str], None],
     ) -> None:
-        """`judged`: the engine, and the average that is judged instead of it if there is one."""
-        self._config, self._judgement, self._progress = config, judgement, progress
-        self._engine, self._average = judged
-        self._watcher = Watcher(progress.log.line, lambda: moves("judging"))
+        """What is judged are the engine's weights, or their average if it has one."""
+        self._config, self._judgement = config, judgement
+        self._engine, self._progress = engine, progress
+        self._watcher = Watcher(progress.log.line, lambda: doing("judging"))
 
     def is_due(self, step: int) -> bool:
-        every = self._config.training.evaluate_every_steps
-        return every is not None and step > 0 and step % every == 0
+        return is_due(self._config.training.evaluate_every_steps, step)
 
     def was_cut_off(self, step: int) -> bool:
         """Whether a run was ended between this step's checkpoint and its judgement."""
-        if not self.is_due(step):
+        if step == 0 or not self.is_due(step):
             return False
         lacks = False
         if self._engine.world.is_first:
@@ -52,9 +65,9 @@ class Judge:
 
     def __call__(self, step: int) -> None:
         """Judges the newest weights, or their average. All ranks must call it."""
-        self._watcher.moves()
-        if self._average is not None:
-            weights = dict(self._average.module.state_dict())
+        self._watcher.goes_on()
+        if self._engine.average is not None:
+            weights = dict(self._engine.average.module.state_dict())
         else:
             weights = self._engine.state.read("weights", keep=True)
         world = self._engine.world

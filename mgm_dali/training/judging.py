@@ -24,7 +24,7 @@ class Watcher:
 
     say: Callable[[str], None]
     """Takes a line for the log."""
-    moves: Callable[[], None]
+    goes_on: Callable[[], None]
     """Called behind every batch."""
 
 
@@ -73,7 +73,7 @@ def reconstruction_loss(
                 with torch.inference_mode(), autocast(config, world.device):
                     loss = network(batch.video[counted], mask[counted], num_hidden)
                 total += torch.tensor([float(loss) * clips, clips], device=world.device)
-            watcher.moves()
+            watcher.goes_on()
     loss_sum, num_clips = world.sum(total).tolist()
     mean = loss_sum / num_clips if num_clips else float("inf")
     watcher.say(f"loss {mean:.4f} on {num_clips:.0f} clips of {config.data.val}")

@@ -31,11 +31,11 @@ from mgm_dali.training.computing import (
 )
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.judging import Judgement, reconstruction_loss
-from mgm_dali.training.loop import Task, start_from, train
+from mgm_dali.training.loop import Task, train
 from mgm_dali.training.pictures import picture_of
-from mgm_dali.training.pulse import watched
+from mgm_dali.training.resuming import starting_weights
 from mgm_dali.training.schedule import with_accumulation
-from mgm_dali.training.stopping import stop_request
+from mgm_dali.training.supervision import supervised
 from mgm_dali.training.world import World, join_world
 
 __all__ = ["pretrain"]
@@ -47,9 +47,9 @@ def pretrain(config: RunConfig) -> Path:
     Raises `Stopped` if the run was asked to end before, after it has saved.
     """
     world = join_world(choose_device(config))
-    with stop_request(world, config) as stop, watched(world, config) as moves:
+    with supervised(world, config) as supervision:
         config, task = _prepared(with_accumulation(config, world.size), world)
-        return train(config, task, world, (stop, moves))
+        return train(config, task, world, supervision)
 
 
 def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
@@ -66,7 +66,7 @@ def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
     config, kernel = with_kernel(config, shapes, world, dropped_tokens=True)
     description = [f"precision  {precision}", f"attention  {kernel}"]
     if config.model.init:
-        description.append(f"weights    {start_from(config, autoencoder, world)}")
+        description.append(f"weights    {starting_weights(config, autoencoder, world)}")
     average = averaged(autoencoder, config, world)
     description += prepare(autoencoder, config)
     parameters = sum(p.numel() for p in autoencoder.parameters())

@@ -5,13 +5,18 @@ Losses stay on the device until then; this is the one place where the host waits
 
 import resource
 import time
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import Stopped
 from mgm_dali.in_words import span
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.runs.status import RunStatus, write_status
@@ -50,31 +55,48 @@ class Pending:
 
 
 class Progress:
-    """The account of one process; all ranks keep one, the first one's is seen."""
+    """The account of one process; all ranks keep one, the first one's is seen.
+
+    Leaving it writes the last word of the run into status.json: `finished`, `stopped` or `failed`.
+    """
 
     def __init__(
-        self,
-        config: RunConfig,
-        engine: Engine,
-        loader: ClipLoader,
-        outputs: tuple[RunLog, MetricsFile],
-        steps: tuple[int, int],
+        self, config: RunConfig, engine: Engine, loader: ClipLoader, first_step: int, steps: int
     ) -> None:
-        """`steps`: those that lie behind, and those of the whole run."""
-        self.log, self.metrics = outputs
+        """`first_step` lie behind when the process begins, of `steps` in the whole run."""
+        run, world = config.output_dir, engine.world
         self._config, self._engine, self._loader = config, engine, loader
-        self._world = engine.world
-        self._first, self._steps = steps
-        self._bad = BadSteps(
-            config.output_dir,
-            self._world.rank,
-            config.training.max_bad_steps,
-            loader.manifest,
-        )
-        self._status = RunStatus(loader.stage, "training", self._first, self._steps)
+        self._world, self._first, self._steps = world, first_step, steps
+        self.log = RunLog(run, world.rank, steps, first_step)
+        self._bad = BadSteps(run, world.rank, config.training.max_bad_steps, loader.manifest)
+        self._status = RunStatus(loader.stage, "training", first_step, steps)
         self._sized_from: float | None = None
         self.open()
+
+    def __enter__(self) -> Self:
+        active, run = self._world.is_first, self._config.output_dir
+        with ExitStack() as stack:
+            stack.enter_context(self.log)
+            metrics = MetricsFile(run, self._first, active=active, config=self._config)
+            self.metrics = stack.enter_context(metrics)
+            self._outputs = stack.pop_all()
         self._write_status()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        self._end(error)
+        self._say_skipped()
+        self._outputs.__exit__(kind, error, trace)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Lines for the log."""
+        for line in lines:
+            self.log.line(line)
+
+    def say_opening(self, lines: list[str]) -> None:
+        """Lines for the log that are also shown with the run's numbers."""
+        self.say(lines)
+        self.metrics.text("opening", "\n".join(lines))
 
     def open(self) -> None:
         """Starts to measure afresh: what lay between is not training time."""
@@ -103,7 +125,7 @@ class Progress:
         own = torch.stack([torch.stack(step.losses).mean() for step in self._pending])
         losses = self._world.sum(own.clone()) / self._world.size
         counts = self._counts()
-        self.log.skipped((clip.path, clip.reason) for clip in self._loader.skipped)
+        self._say_skipped()
         seconds = time.perf_counter() - self._started
         batch = self._loader.share.global_batch * self._config.training.accumulate_steps
         speed = len(self._pending) * batch / seconds
@@ -134,8 +156,13 @@ class Progress:
         self._say(mean, step.lr, counts)
         self.open()
 
-    def end(self, state: str, reason: str | None = None) -> None:
-        """The last word of a run: `finished`, `stopped` or `failed`."""
+    def _end(self, error: BaseException | None) -> None:
+        state = "stopped" if isinstance(error, Stopped) else "failed" if error else "finished"
+        reason = None
+        if isinstance(error, KeyboardInterrupt):
+            reason = "interrupted"
+        elif error:
+            reason = str(error) or type(error).__name__
         ended = {"state": state, "reason": reason, "eta_seconds": None, "updated": time.time()}
         self._status = RunStatus(**{**vars(self._status), **ended})
         self._write_status()
@@ -190,6 +217,9 @@ class Progress:
             clips = len(self._pending) * self._loader.share.global_batch * accumulated
             named["no_motion_share"] = without_motion / clips
         return named
+
+    def _say_skipped(self) -> None:
+        self.log.skipped((clip.path, clip.reason) for clip in self._loader.skipped)
 
     def _write_status(self) -> None:
         if self._world.is_first:

@@ -13,7 +13,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from mgm_dali.config import RunConfig, TrainingConfig
 from mgm_dali.errors import UserError
 
-__all__ = ["cosine_schedule", "peak_lr", "seed_step", "total_steps", "with_accumulation"]
+__all__ = ["cosine_schedule", "is_due", "peak_lr", "seed_step", "total_steps", "with_accumulation"]
 
 
 def with_accumulation(config: RunConfig, world_size: int) -> RunConfig:
@@ -39,6 +39,11 @@ def with_accumulation(config: RunConfig, world_size: int) -> RunConfig:
         )
     changed = training.model_copy(update={"accumulate_steps": steps})
     return config.model_copy(update={"training": changed})
+
+
+def is_due(every_steps: int | None, step: int) -> bool:
+    """Whether something that is done every so many steps, or never (None), is done behind this."""
+    return every_steps is not None and step % every_steps == 0
 
 
 def total_steps(config: TrainingConfig, num_videos: int, videos_a_step: int) -> int:

@@ -2,7 +2,9 @@
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -15,6 +17,8 @@ from mgm_dali.launcher import set_rendezvous
 __all__ = ["STOPPED_BY_ANOTHER", "World", "join_world"]
 
 STOPPED_BY_ANOTHER = "stopped: another rank cannot go on, see its message"
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,20 @@ class World:
         if self.sum(torch.tensor([float(problem is not None)], device=self.device)):
             raise UserError(problem or STOPPED_BY_ANOTHER)
 
+    def only_first(self, find: Callable[[], _Found], otherwise: _Found) -> _Found:
+        """What the first rank finds; the others have `otherwise`. All ranks must call it.
+
+        Raises `UserError`, on all ranks, if `find` does.
+        """
+        found, problem = otherwise, None
+        if self.is_first:
+            try:
+                found = find()
+            except UserError as error:
+                problem = str(error)
+        self.require(problem)
+        return found
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over the ranks, in place, on all of them."""
         if self.size > 1:
@@ -48,7 +66,7 @@ class World:
 
     def of_first(self, number: int) -> int:
         """A whole number of the first rank, on all of them. All ranks must call it."""
-        mine = torch.tensor(number if self.is_first else 0, device=self.device)
+        mine = torch.tensor(int(number) if self.is_first else 0, device=self.device)
         return int(self.sum(mine))
 
     def text_of_first(self, text: str) -> str:

@@ -55,8 +55,8 @@ class _Sign:
     """`left` when its work is done, `failed` when it stopped with an error."""
 
 
-class Pulse:
-    """The thread of one process; `moves` is what the main thread has to say."""
+class Heartbeat:
+    """The thread of one process; `doing` is what the main thread has to say."""
 
     def __init__(self, world: World, store: Store, config: RunConfig) -> None:
         # A client of its own, where there is a way to: the main thread may be waiting in the other.
@@ -71,8 +71,8 @@ class Pulse:
         self._moved = time.monotonic()
         self._end = threading.Event()
         self._say()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
-        self._watcher = threading.Thread(target=self._watch, name="pulse watcher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="heartbeat watcher", daemon=True)
         self._round_done = time.monotonic()
         """When the thread has last heard of the others."""
 
@@ -80,10 +80,10 @@ class Pulse:
         self._thread.start()
         self._watcher.start()
 
-    def moves(self, doing: str) -> None:
+    def doing(self, what: str) -> None:
         """The main thread goes on to something else: a few words for whoever waits for it."""
         self._own.moves += 1
-        self._own.doing = doing
+        self._own.doing = what
 
     def leave(self, error: BaseException | None = None) -> None:
         """The last word of this rank, which ends with an error or without."""
@@ -116,7 +116,7 @@ class Pulse:
             return False
 
     def _key(self, name: object) -> str:
-        return f"pulse/{self._number}/{name}"
+        return f"heartbeat/{self._number}/{name}"
 
     def _run(self) -> None:
         while not self._end.wait(EVERY_SECONDS):
@@ -200,21 +200,21 @@ def watched(world: World, config: RunConfig) -> Iterator[Callable[[str], None]]:
     rank has too is told by that one alone: the others exit with its status and without a word.
     """
     if world.store is None:
-        yield lambda _doing: None
+        yield lambda _what: None
         return
-    pulse = Pulse(world, world.store, config)
+    heartbeat = Heartbeat(world, world.store, config)
     world.require(None)  # all have said their first word
-    pulse.start()
+    heartbeat.start()
     try:
-        yield pulse.moves
+        yield heartbeat.doing
         world.require(None)  # nobody leaves, and takes the store along, before all are done
     except Stopped:
         with contextlib.suppress(RuntimeError):
             world.require(None)
-        pulse.leave()
+        heartbeat.leave()
         raise
     except BaseException as error:
-        pulse.leave(error)
+        heartbeat.leave(error)
         if isinstance(error, RuntimeError) and _peer_is_gone(error):
             reason = re.search(r"Connection \w+ by peer|Timed out|NCCL[^\n]*", str(error))
             raise UserError(
@@ -222,10 +222,10 @@ def watched(world: World, config: RunConfig) -> Iterator[Callable[[str], None]]:
                 f"says why ({reason[0] if reason else error}); the checkpoints are intact, the "
                 "same command goes on"
             ) from None
-        if isinstance(error, UserError) and pulse.is_told_by_another(error):
+        if isinstance(error, UserError) and heartbeat.is_told_by_another(error):
             raise SystemExit(1) from None
         raise
-    pulse.leave()
+    heartbeat.leave()
 
 
 def _peer_is_gone(error: RuntimeError) -> bool:
