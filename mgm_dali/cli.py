@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mgm_dali import __version__
+from mgm_dali.data_cli import Workers, extract, index, prepare
 from mgm_dali.errors import Stopped, UserError
 from mgm_dali.launcher import rank_and_world_size
 
@@ -37,7 +38,6 @@ ModelOverrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="What nothing tells, as model.num_frames=16."),
 ]
-Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -69,80 +69,8 @@ def doctor() -> None:
     run_doctor()
 
 
-@app.command()
-def index(
-    source: Annotated[Path, typer.Argument(help="Folder (class = sub-folder) or list file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.")],
-    val_share: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share split off into OUTPUT's -val twin.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
-    workers: Workers = 2,
-) -> None:
-    """Opens every video of a folder or list and writes a manifest; bad files are listed apart."""
-    from mgm_dali.data_commands import index_videos
-
-    index_videos(source, output, val_share=val_share, seed=seed, num_workers=workers)
-
-
-@app.command()
-def prepare(
-    manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for all that is made.")],
-    short_side: Annotated[int, typer.Option(help="Pixels, a multiple of 16; 256 or 320.")] = 256,
-    gop: Annotated[
-        int, typer.Option(help="Frames from key frame to key frame; 12 to 32 is sensible.")
-    ] = 16,
-    crf: Annotated[int, typer.Option(help="Quality of libx264, 1 (best) to 51.")] = 20,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames a second; by default each video keeps its rate.")
-    ] = None,
-    workers: Workers = 2,
-) -> None:
-    """Transcodes the videos of a manifest to H.264 made for training; resumable."""
-    from mgm_dali.data_commands import prepare_videos
-    from mgm_dali.video.transcoding import TranscodeSettings
-
-    settings = TranscodeSettings(short_side, gop, crf, fps)
-    prepare_videos(manifest, output, settings, num_workers=workers)
-
-
-@app.command()
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="Manifest made by `index`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the motion store.")],
-    source: Annotated[
-        str | None,
-        typer.Option(help="codec (default), block_matching, dis_flow, optical_flow (GPU) or raft."),
-    ] = None,
-    without_vectors: Annotated[
-        str | None,
-        typer.Option(
-            help="Videos without codec vectors: error (default), block_matching, dis_flow, ignore."
-        ),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of --source raft.")] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check every record instead; status 1 if any is bad.")
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Check, and extract what is damaged or missing.")
-    ] = False,
-    workers: Workers = 2,
-) -> None:
-    """Reads the motion of every video once and keeps it in a store; resumable."""
-    from mgm_dali import data_commands
-
-    if verify and (repair or source or without_vectors or weights):
-        raise typer.BadParameter("--verify looks at a store as it is; give it no other option")
-    if verify:
-        data_commands.verify_motion(manifest, output, num_workers=workers)
-        return
-    recipe = data_commands.choose_recipe(output, source, without_vectors, weights)
-    if repair:
-        data_commands.repair_motion(manifest, output, recipe, num_workers=workers)
-    else:
-        data_commands.extract_motion(manifest, output, recipe, num_workers=workers)
+for command in (index, prepare, extract):
+    app.command()(command)
 
 
 @app.command()
@@ -160,7 +88,10 @@ def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
     from mgm_dali.config import load_config
     from mgm_dali.training.finetune import finetune as run
 
-    run(load_config(config, overrides or ()))
+    settings = load_config(config, overrides or ())
+    run(settings)
+    if settings.data.val:
+        _draw_evaluation(settings.output_dir)
 
 
 @app.command()
@@ -169,7 +100,18 @@ def evaluate(config: ConfigFile, overrides: Overrides = None) -> None:
     from mgm_dali.config import load_config
     from mgm_dali.training.evaluate import evaluate as run
 
-    run(load_config(config, overrides or ()))
+    settings = load_config(config, overrides or ())
+    run(settings)
+    _draw_evaluation(settings.output_dir)
+
+
+@app.command()
+def probe(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Judges the frozen encoder of model.init by linear, attentive and nearest-neighbour probes."""
+    from mgm_dali.config import load_config
+    from mgm_dali.probe_command import run_probe
+
+    run_probe(load_config(config, overrides or ()))
 
 
 @app.command()
@@ -291,6 +233,15 @@ def export(
     from mgm_dali.weights_commands import export_weights
 
     export_weights(source, output, to, overrides or ())
+
+
+def _draw_evaluation(output: Path) -> None:
+    """RUN/confusion.png, by the rank that has written the numbers."""
+    from mgm_dali.report.evaluation import save_evaluation_figure
+
+    rank, _ = rank_and_world_size()
+    if rank == 0:
+        save_evaluation_figure(output)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
+from mgm_dali.in_words import printable
 from mgm_dali.index_table import print_index_table
 from mgm_dali.launcher import rank_and_world_size
 from mgm_dali.motion.extract import ExtractReport, extract
@@ -20,7 +22,9 @@ from mgm_dali.motion.presence import carries_vectors
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.motion.store import MotionStore
 from mgm_dali.motion.verify import FINDINGS, MENDED_BY_EXTRACTION, VerifyReport, verify
-from mgm_dali.video.indexing import index_source, split_train_val
+from mgm_dali.video.indexing import IndexReport, index_files, index_source, split_train_val
+from mgm_dali.video.layouts import read_layout
+from mgm_dali.video.listed import find_listed
 from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.prepare import PrepareReport, prepare
 from mgm_dali.video.transcoding import TranscodeSettings, encoder_identity
@@ -28,6 +32,7 @@ from mgm_dali.video.transcoding import TranscodeSettings, encoder_identity
 __all__ = [
     "choose_recipe",
     "extract_motion",
+    "index_lists",
     "index_videos",
     "prepare_videos",
     "progress_bar",
@@ -50,11 +55,7 @@ def index_videos(
         report = index_source(
             source, num_workers=num_workers, carries_vectors=carries_vectors, progress=advance
         )
-    rejected = output.with_name(f"{output.stem}-rejected.csv")
-    _keep_table(rejected, report.rejected)
-    print_index_table(report, console)
-    if report.rejected:
-        say(f"each of the {len(report.rejected)} unusable file(s) with its reason: {rejected}")
+    _say_what_was_found(report, output)
     if report.ignored:
         say(f"{report.ignored} file(s) ignored: they do not have the suffix of a video")
     if not report.videos:
@@ -70,6 +71,60 @@ def index_videos(
         + (f", {len(val)} in {output.stem}-val.csv" if val else "")
         + f"; {len(report.class_names)} classes"
     )
+
+
+def index_lists(
+    source: Path,
+    output: Path,
+    layout: str,
+    annotations: Path | None = None,
+    *,
+    split: int = 1,
+    num_workers: int = 2,
+) -> None:
+    """Writes `output` for the training videos of a data set's official lists, and its twins.
+
+    `<stem>-val.csv` and `<stem>-test.csv` hold the other lists, where there are any; the classes of
+    all are the same, in the same order. `<stem>-missing.csv` names listed videos that are not in
+    the folder `source`, `<stem>-rejected.csv` those that cannot be read.
+
+    Raises `UserError` if a list is missing or malformed, or none of its videos is readable.
+    """
+    annotations = annotations or source
+    if output.absolute().parent == annotations.absolute():
+        raise UserError(f"{output}: would lie among the official lists; write it to another folder")
+    lists = read_layout(layout, annotations, split)
+    found = find_listed(source, lists)
+    for part, files in found.parts.items():
+        say(f"{part}: {len(files)} of {len(getattr(lists, part))} listed videos are there")
+    missing = output.with_name(f"{output.stem}-missing.csv")
+    _list_bad_files(missing, found.missing, "listed video(s) are not taken")
+    if found.not_taken:
+        say(f"{found.not_taken} other video(s) below {source} are not taken")
+    unique = {path: None for files in found.parts.values() for path, _ in files}
+    with progress_bar("indexing") as advance:
+        report = index_files(
+            list(unique.items()),
+            num_workers=num_workers,
+            carries_vectors=carries_vectors,
+            progress=advance,
+        )
+    _say_what_was_found(report, output)
+    videos = {video.path: video for video in report.videos}
+    if not videos:
+        raise UserError(f"{source}: none of the listed videos is readable; nothing was written")
+    for part, files in found.parts.items():
+        rows = [replace(videos[path], label=label) for path, label in files if path in videos]
+        table = output if part == "train" else output.with_name(f"{output.stem}-{part}.csv")
+        if rows:
+            write_manifest(table, rows, lists.class_names)
+        say(f"{len(rows)} videos in {table}" if rows else f"no {part} video: {table} not written")
+    shared = {path for path, _ in found.parts["train"]}.intersection(
+        path for path, _ in found.parts.get("val", [])
+    )
+    if shared:
+        say(f"{len(shared)} video(s) are in train and val, such as {min(shared)}")
+    say(f"{len(lists.class_names)} classes" if lists.class_names else "the classes have no names")
 
 
 def choose_recipe(
@@ -152,6 +207,14 @@ def repair_motion(manifest: Path, output: Path, recipe: Recipe, *, num_workers: 
         what = [f"{len(bad)} {FINDINGS[name]}" for name, bad in beyond.items()]
         what += [f"{len(report.failed)} failed"] if report.failed else []
         raise UserError(f"{output}: is not whole yet: {'; '.join(what)}")
+
+
+def _say_what_was_found(report: IndexReport, output: Path) -> None:
+    rejected = output.with_name(f"{output.stem}-rejected.csv")
+    _keep_table(rejected, report.rejected)
+    print_index_table(report, console)
+    if report.rejected:
+        say(f"each of the {len(report.rejected)} unusable file(s) with its reason: {rejected}")
 
 
 def _findings(manifest: Path, output: Path, num_workers: int) -> VerifyReport:
@@ -249,7 +312,7 @@ def say(text: str) -> None:
 def _list_bad_files(table: Path, bad: Sequence[tuple[Path, str]], what: str) -> None:
     """The first few on the console, all of them in a CSV."""
     for path, reason in bad[:5]:
-        say(f"{path}: {reason}")
+        say(printable(f"{path}: {reason}"))
     try:
         _keep_table(table, bad)
         where = f"all are listed in {table}"

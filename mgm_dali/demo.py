@@ -23,7 +23,7 @@ from mgm_dali.report.options import ShowOptions
 from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
 from mgm_dali.report.saving import save_figure
 from mgm_dali.report.show import show
-from mgm_dali.training.evaluate import Verdict
+from mgm_dali.training.evaluate import Evaluation
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_steps
 from mgm_dali.training.pretrain import pretrain
@@ -120,7 +120,7 @@ def demo_configs(out: Path) -> tuple[RunConfig, RunConfig]:
 def _write_report(out: Path) -> Path:
     folder = out / "report"
     verdict = json.loads((out / "finetune" / "evaluation.json").read_text(encoding="utf-8"))
-    verdict = Verdict(**verdict)
+    verdict = Evaluation(**verdict)
     val = read_manifest(out / "videos-val.csv")
     video = ShowOptions(figures=("motion", "masks"), animate="gif")
     show(_clip_for_pictures(val), folder, video)
@@ -146,7 +146,7 @@ def _write_report(out: Path) -> Path:
     return write_report(folder, report)
 
 
-def _key_figures(out: Path, verdict: Verdict) -> tuple[KeyFigure, ...]:
+def _key_figures(out: Path, verdict: Evaluation) -> tuple[KeyFigure, ...]:
     interval = f"95% interval {verdict.top1_low:.0%} to {verdict.top1_high:.0%}"
     runs = {name: read_steps(out / name / "metrics.jsonl") for name in ("pretrain", "finetune")}
     speed = np.median([m["clips_per_second"] for m in runs["finetune"]])
@@ -214,7 +214,7 @@ def _pretraining_section(names: list[str]) -> Section:
     )
 
 
-def _finetuning_section(verdict: Verdict) -> Section:
+def _finetuning_section(verdict: Evaluation) -> Section:
     return Section(
         "Finetuning",
         f"{verdict.num_videos} videos that were never trained on, {verdict.views_per_video} views "

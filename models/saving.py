@@ -121,7 +121,10 @@ def _written_whole(path: Path) -> Iterator[Path]:
     """
     try:
         with whole_file(path, synced=True) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode
             yield partial
+            partial.chmod(mode)  # safetensors lets its owner alone read what it writes
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise OSError(errno.EIO, f"cannot be written ({reason})", str(path)) from None

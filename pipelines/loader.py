@@ -21,6 +21,7 @@ from mgm_dali.pipelines.placement import choose_placement
 from mgm_dali.pipelines.recovery import cause_of, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.pipelines.stream import Stream
+from mgm_dali.video.manifest import Manifest
 
 __all__ = ["ClipLoader", "Skipped"]
 
@@ -50,14 +51,21 @@ class ClipLoader:
     """
 
     def __init__(
-        self, config: RunConfig, stage: Stage, share: Share, *, needs_motion: bool | None = None
+        self,
+        config: RunConfig,
+        stage: Stage,
+        share: Share,
+        *,
+        needs_motion: bool | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
+        """`manifest` takes the place of the config's."""
         if needs_motion is None:
             needs_motion = stage == "pretrain"
         self.needs_motion = needs_motion
         self.stage = stage
         self.share = share
-        self.manifest = manifest_for(config, stage)
+        self.manifest = manifest_for(config, stage) if manifest is None else manifest
         self.placement = choose_placement(config, self.manifest, needs_motion=needs_motion)
         self.forward = share.first_forward
         """Batches given since the first epoch began; all ranks are at the same."""

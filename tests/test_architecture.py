@@ -44,7 +44,7 @@ LAYERS = {
 TOP = {
     *("report", "demo", "demo_videos", "demo_scenes", "doctor", "cli", "data_commands"),
     *("saliency_command", "index_table", "weights_commands"),
-    *("runs_command", "plain_table"),
+    *("runs_command", "probe_command", "plain_table", "data_cli"),
 }
 LIBRARIES = {
     # heavy library: the only files or folders that may import it
@@ -67,7 +67,7 @@ LIBRARIES = {
     "lmdb": ("mgm_dali/motion/shard.py",),
     "timm": ("models", "mgm_dali/training"),
     "matplotlib": ("mgm_dali/report",),
-    "typer": ("mgm_dali/cli.py",),
+    "typer": ("mgm_dali/cli.py", "mgm_dali/data_cli.py"),
     "pickle": ("models/weight_files.py",),  # to name its errors; nothing is unpickled by it
 }
 TORCH_FREE = (

@@ -140,9 +140,26 @@ def test_a_confusion_matrix_is_counted_and_its_title_is_the_accuracy() -> None:
     assert [text for text in written if text.isdigit()] == ["3", "1", "0", "0"]
 
 
-def test_four_hundred_classes_are_drawn_without_names() -> None:
-    figure = draw_confusion(np.eye(400, dtype=int), [f"class {i}" for i in range(400)])
-    assert not figure.axes[0].texts
+@pytest.mark.parametrize(("num_classes", "num_names"), [(2, 2), (61, 61), (400, 400), (401, 0)])
+def test_up_to_four_hundred_classes_are_named_beside_their_rows(num_classes, num_names) -> None:
+    names = [f"class {i}" for i in range(num_classes)]
+    figure = draw_confusion(np.eye(num_classes, dtype=int), names)
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sum(text.startswith("class ") for text in shown) == num_names
+    cell_points = 72 * (figure.get_figheight() - 2.5) / num_classes
+    if num_names:
+        assert figure.axes[0].get_yticklabels()[0].get_fontsize() < cell_points
+
+
+def test_an_unreadable_video_counts_as_wrong_in_the_title_of_a_confusion_matrix() -> None:
+    figure = draw_confusion(np.array([[3, 1], [0, 0]]), ["left", "right"], num_unreadable=2)
+    assert "50.0% of 6 right, 2 classes, 2 unreadable" in texts(figure)
+
+
+def test_any_name_of_a_class_can_be_drawn(tmp_path: Path) -> None:
+    names = ["$\\frac{", "a\nb", "\udcff", "long " * 30]
+    save_figure(draw_confusion(np.eye(4, dtype=int), names), tmp_path / "confusion.png", dpi=50)
+    assert (tmp_path / "confusion.png").stat().st_size
 
 
 def test_figures_are_saved_whole_at_the_resolution_asked_for(tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ def test_weights_can_be_given_where_the_network_holds_rounded_ones(
     assert all(torch.equal(kept[key], value) for key, value in exact.items())
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(build_autoencoder(CONFIG), CONFIG, path)
+    assert path.stat().st_mode == (tmp_path / "config.json").stat().st_mode
+
+
 def test_a_failed_save_leaves_the_old_file(
     tmp_path: Path, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

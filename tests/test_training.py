@@ -172,7 +172,7 @@ def test_finetuning_starts_from_a_pretrained_run_and_is_judged(moving_shapes, wh
     assert np.sum(verdict["confusion"]) == 24
     assert verdict["top1_low"] <= verdict["top1"] <= verdict["top1_high"]
     predictions = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
-    assert predictions[0] == "path,label,predicted,probability" and len(predictions) == 25
+    assert predictions[0].startswith("path,label,predicted,probability,") and len(predictions) == 25
     log = (tmp_path / "run" / "train.log").read_text()
     assert str(whole_run) in log and "new: fc_norm" in log
 

@@ -1,7 +1,7 @@
 """From YAML and `key=value` overrides to a checked configuration, and back to YAML.
 
-An unknown key, a wrong type or a value out of range is a `UserError` that names the key, what was
-found and the nearest known key.
+An unknown key, a wrong type or a value out of range is a `UserError` that names the file or the
+override it stands in, the key, what was found and the nearest known key.
 """
 
 import difflib
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mgm_dali.config.layers import Layer, merge_layers, read_layers, read_override
 from mgm_dali.config.schema import RunConfig
 from mgm_dali.errors import UserError
 
@@ -19,11 +20,11 @@ __all__ = ["dump_config", "load_config", "override_config"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a YAML file, applies `a.b=value` overrides (values are YAML) and checks everything.
+    """Reads a YAML file and its bases, applies `a.b=value` overrides (values are YAML), checks all.
 
     Raises `UserError` naming the file or override, the key, what was found and what is expected.
     """
-    return _checked(_read_yaml(Path(path)), overrides, f"{path}")
+    return _checked(read_layers(Path(path)), overrides)
 
 
 def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -31,7 +32,7 @@ def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
     Raises `UserError` naming the key, what was found and what is expected.
     """
-    return _checked(config.model_dump(mode="json"), overrides, "KEY=VALUE")
+    return _checked([Layer("KEY=VALUE", config.model_dump(mode="json"))], overrides)
 
 
 def dump_config(config: RunConfig) -> str:
@@ -40,57 +41,37 @@ def dump_config(config: RunConfig) -> str:
     return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
-def _checked(tree: dict[str, Any], overrides: Sequence[str], where: str) -> RunConfig:
-    for override in overrides:
-        _apply_override(tree, override)
+def _checked(files: Sequence[Layer], overrides: Sequence[str]) -> RunConfig:
+    """`files`: layers of which the last one is what was asked for."""
+    layers = [*files, *map(read_override, overrides)]
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(merge_layers(layers))
     except ValidationError as error:
-        raise UserError(_explain(error, where)) from None
+        lines = []
+        for problem in error.errors():
+            where = _layer_of(problem["loc"], layers) or files[-1].name
+            lines.append(f"{where}: {_explain(dict(problem))}")
+        raise UserError("\n".join(lines)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of keys at the top, found {tree!r:.60}")
-    return tree
+def _layer_of(keys: Sequence[int | str], layers: Sequence[Layer]) -> str | None:
+    """The name of the layer that a value comes from, or the section that holds it."""
+    for depth in range(len(keys), 0, -1):
+        for layer in layers[::-1]:
+            if _says(layer.values, keys[:depth]):
+                return layer.name
+    return None
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    dotted, separator, text = override.partition("=")
-    if not separator or not dotted:
-        raise UserError(f"override {override!r}: expected key=value, such as mask.ratio=0.9")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text  # a path may hold characters that mean something to YAML
-    *parents, last = dotted.split(".")
-    node = tree
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {parent!r} is a value, not a section")
-        node = child
-    node[last] = value
+def _says(tree: Any, keys: Sequence[int | str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
 
 
-def _explain(error: ValidationError, where: str) -> str:
-    """All problems of one configuration, one line each."""
-    return "\n".join(f"{where}: {_explain_one(dict(problem))}" for problem in error.errors())
-
-
-def _explain_one(problem: Mapping[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any]) -> str:
     keys = [str(part) for part in problem["loc"]]
     dotted = ".".join(keys)
     found = problem["input"]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from mgm_dali.config.model import ModelConfig
+from mgm_dali.config.probe import ProbeConfig
 from mgm_dali.config.section import Section
 from mgm_dali.config.training import TrainingConfig
 
@@ -179,6 +180,12 @@ class EvaluationConfig(Section):
     """Square crops spread over the longer side."""
     batch_size: int = Field(8, ge=1)
     """Views per rank and forward pass."""
+    merge: Literal["probabilities", "logits"] = "probabilities"
+    """A video's verdict: the mean of its views' probabilities (VideoMAE), or the softmax of the
+    mean of their logits."""
+    class_map: Path | None = None
+    """CSV of classes of `data.train` and of `data.val` that mean the same (configs/class_maps/): to
+    judge a classifier on another data set than it was trained on."""
 
 
 class RunConfig(Section):
@@ -201,6 +208,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    probe: ProbeConfig = ProbeConfig()
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
 

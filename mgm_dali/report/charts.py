@@ -3,18 +3,28 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from mgm_dali.in_words import printable
 from mgm_dali.report.style import COLOURS, LINE_STYLES, figure_style
 
 __all__ = ["draw_confusion", "draw_losses", "smooth"]
 
 SMOOTHED_SHARE = 0.05
 """Width of the running mean, as a share of the curve."""
-MAX_CLASSES_NAMED = 40
+MAX_CLASSES_NAMED = 400
 MAX_CLASSES_COUNTED = 16
+MAX_CLASSES_FITTED = 60
+"""Of more, measuring all names for a fitted layout takes half a minute; they stick out instead,
+which `save_figure` sees to. And single mistakes are hard to see: small shares are drawn darker."""
+LONGEST_NAME = 40
+CELL_INCHES = 0.45
+"""Side of a confusion matrix's cell where there are few."""
+SMALLEST_NAMED_CELL_INCHES = 0.09
+"""Names of 5 points fit beside it; the picture grows with the classes."""
 
 
 def draw_losses(
@@ -42,30 +52,55 @@ def draw_losses(
     return figure
 
 
-def draw_confusion(matrix: NDArray[np.integer], class_names: Sequence[str]) -> Figure:
-    """Counts `[C, C]`: row = true class, column = predicted class; colour is the row's share."""
+def draw_confusion(
+    matrix: NDArray[np.integer], class_names: Sequence[str], num_unreadable: int = 0
+) -> Figure:
+    """Counts `[C, C]`: row = true class, column = predicted class; colour is the row's share.
+
+    Unreadable videos stand in no cell; they count as wrong in the title.
+    """
     num_classes = len(class_names)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
-    side = float(np.clip(2.5 + 0.45 * num_classes, 4.5, 12))
+    num_videos = int(matrix.sum()) + num_unreadable
+    accuracy = np.trace(matrix) / max(num_videos, 1)
+    is_named = num_classes <= MAX_CLASSES_NAMED
+    side = float(np.clip(2.5 + CELL_INCHES * num_classes, 4.5, 12))
+    if is_named:
+        side = max(side, 2.5 + SMALLEST_NAMED_CELL_INCHES * num_classes)
     with figure_style():
-        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-        axes = figure.subplots()
-        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        few = num_classes <= MAX_CLASSES_FITTED
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained" if few else None)
+        axes = figure.subplots(gridspec_kw=None if few else {"left": 0, "right": 1, "bottom": 0})
+        strength = PowerNorm(1.0 if few else 0.5, vmin=0, vmax=1)
+        image = axes.imshow(share, cmap="Blues", norm=strength)
         axes.set(xlabel="predicted", ylabel="true class")
         axes.set_title(
-            f"{accuracy:.1%} of {matrix.sum()} right, {num_classes} classes", fontsize=13, pad=10
+            f"{accuracy:.1%} of {num_videos} right, {num_classes} classes"
+            + (f", {num_unreadable} unreadable" if num_unreadable else ""),
+            fontsize=13,
+            pad=10,
         )
-        if num_classes <= MAX_CLASSES_NAMED:
-            axes.set_xticks(range(num_classes), class_names, rotation=45, ha="right")
-            axes.set_yticks(range(num_classes), class_names)
+        if is_named:
+            cell_points = 72 * (side - 2.5) / num_classes
+            size = min(10.0, 0.75 * cell_points)
+            upright = {"rotation": 90} if size < 8 else {"rotation": 45, "ha": "right"}
+            names = [_short(name) for name in class_names]
+            axes.set_xticks(range(num_classes), names, fontsize=size, **upright)
+            axes.set_yticks(range(num_classes), names, fontsize=size)
+            for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+                label.set_parse_math(False)  # a name may hold dollar signs
         if num_classes <= MAX_CLASSES_COUNTED:
             for (row, column), count in np.ndenumerate(matrix):
                 ink = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), color=ink, ha="center", va="center")
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=14)
+        bar = figure.colorbar(image, ax=axes, shrink=0.7, fraction=0.06, pad=0.02)
         bar.set_label("share of the true class")
     return figure
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

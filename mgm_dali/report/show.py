@@ -6,12 +6,10 @@ loss, confusion                  of a run
 """
 
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from mgm_dali.config import RunConfig, load_config, override_config
@@ -21,7 +19,7 @@ from mgm_dali.masking import MASKS
 from mgm_dali.models import Autoencoder, Classifier
 from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.models.written_for import WeightsError
-from mgm_dali.report.charts import draw_confusion, draw_losses
+from mgm_dali.report.charts import draw_losses
 from mgm_dali.report.clip_figures import (
     CLIP_FIGURES,
     NEEDS_NETWORK,
@@ -29,6 +27,7 @@ from mgm_dali.report.clip_figures import (
     check_network,
 )
 from mgm_dali.report.clips import as_manifest, chosen_rows, config_for
+from mgm_dali.report.evaluation import evaluation_figure
 from mgm_dali.report.network import config_of_weights, name_of_weights, open_network
 from mgm_dali.report.options import ShowOptions
 from mgm_dali.report.saving import save_animation, save_figure
@@ -173,14 +172,9 @@ def _draw_loss(run: Path) -> Figure:
     return draw_losses({run.name: ([m["step"] for m in metrics], [m["loss"] for m in metrics])})
 
 
-def _draw_confusion(run: Path) -> Figure:
-    verdict = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    return draw_confusion(np.array(verdict["confusion"]), verdict["class_names"])
-
-
 RUN_FIGURES: dict[str, tuple[str, Callable[[Path], Figure]]] = {
     "loss": ("metrics.jsonl", _draw_loss),
-    "confusion": ("evaluation.json", _draw_confusion),
+    "confusion": ("evaluation.json", evaluation_figure),
 }
 """The file of a run folder that each is drawn of, and how."""
 

@@ -20,7 +20,7 @@ MAY_CHANGE = (
     *("training.grace_seconds", "training.hang_seconds", "training.changes_on_resume"),
     *("training.global_batch", "training.batch_size", "training.accumulate_steps"),
     *("data.num_workers", "data.prefetch_batches", "data.max_skipped", "data.val", "evaluation"),
-    *("output_dir", "mask.compile", "training.checkpoint_activations"),
+    *("probe", "output_dir", "mask.compile", "training.checkpoint_activations"),
 )
 """What a resumed run may have otherwise: it changes none of the numbers that come. The global batch
 itself must stay, which its checkpoint tells; how it is split among ranks and forward passes changes

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,14 @@ from mgm_dali.video.manifest import Video
 from mgm_dali.video.reader import VideoFacts, probe
 from mgm_dali.video.workers import Failure, run_in_workers
 
-__all__ = ["VIDEO_SUFFIXES", "IndexReport", "index_source", "split_train_val"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "IndexReport",
+    "files_below",
+    "index_files",
+    "index_source",
+    "split_train_val",
+]
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .flv .mpg .mpeg .m2v .ts .mts .m2ts .vob .3gp .ogv .asf .wmv "
@@ -68,18 +75,38 @@ def index_source(
     progress: Callable[[int, int], None] | None = None,
     timeout_seconds: float = 60,
 ) -> IndexReport:
-    """Opens every video of a folder or a list in worker processes.
+    """Opens every video of a folder or a list, as `index_files` does.
+
+    Raises `UserError` if the source does not exist or a line of the list cannot be understood.
+    """
+    found = _candidates_in_folder(source) if source.is_dir() else _candidates_in_list(source)
+    report = index_files(
+        found.files,
+        num_workers=num_workers,
+        carries_vectors=carries_vectors,
+        progress=progress,
+        timeout_seconds=timeout_seconds,
+    )
+    return replace(report, class_names=found.class_names, ignored=found.ignored)
+
+
+def index_files(
+    files: Sequence[tuple[Path, int | None]],
+    *,
+    num_workers: int,
+    carries_vectors: Callable[[Path], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    timeout_seconds: float = 60,
+) -> IndexReport:
+    """Opens files, each with its label, in worker processes; classes have no names.
 
     `carries_vectors` is called there for every video that can be read; it must be picklable.
 
     A file that cannot be read, takes longer than `timeout_seconds` (for each 64 MiB), or crashes
     its reader is rejected; the others are not affected. `progress(done, total)` is called after
     every file. The report depends on the files alone, not on the number of workers or on timing.
-
-    Raises `UserError` if the source does not exist or a line of the list cannot be understood.
     """
-    found = _candidates_in_folder(source) if source.is_dir() else _candidates_in_list(source)
-    paths = [path for path, _ in found.files]
+    paths = [path for path, _ in files]
     problems = [_problem_of_name(path) for path in paths]
     sound = [place for place, problem in enumerate(problems) if problem is None]
     found_at: dict[int, tuple[VideoFacts, bool]] = {}
@@ -99,12 +126,12 @@ def index_source(
                 progress(done, len(paths))
     places = sorted(found_at)
     videos = [
-        Video(path=paths[place], label=found.files[place][1], **vars(found_at[place][0]))
+        Video(path=paths[place], label=files[place][1], **vars(found_at[place][0]))
         for place in places
     ]
     have_vectors = [found_at[place][1] for place in places]
     rejected = [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
-    return IndexReport(videos, have_vectors, found.class_names, rejected, found.ignored)
+    return IndexReport(videos, have_vectors, [], rejected, ignored=0)
 
 
 def _examine(carries_vectors: Callable[[Path], bool] | None, path: Path) -> tuple[VideoFacts, bool]:
@@ -141,7 +168,7 @@ def _candidates_in_folder(source: Path) -> _Candidates:
     files: list[tuple[Path, int | None]] = []
     of_class: dict[str, list[Path]] = {}
     ignored = 0
-    for path in _files_below(source):
+    for path in files_below(source):
         inside = path.relative_to(source)
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             ignored += 1
@@ -155,7 +182,7 @@ def _candidates_in_folder(source: Path) -> _Candidates:
     return _Candidates(files, class_names, ignored)
 
 
-def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
     """All files that are not hidden, in a fixed order; links are followed unless they lead up."""
     try:
         above |= {_identity(folder)}
@@ -166,7 +193,7 @@ def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) 
         if not path.is_dir():
             yield path
         elif _identity(path) not in above:
-            yield from _files_below(path, above)
+            yield from files_below(path, above)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

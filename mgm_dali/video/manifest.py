@@ -13,7 +13,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -94,6 +94,20 @@ class Manifest:
             height=int(self.heights[row]),
             codec=self.codec_names[self.codecs[row]],
             duration_seconds=float(self.durations_seconds[row]),
+        )
+
+    def selected(self, rows: NDArray[np.int64]) -> "Manifest":
+        """These rows alone, in this order; labels keep their numbers."""
+        starts = np.concatenate(([0], self.path_ends[:-1]))[rows]
+        lengths = self.path_ends[rows] - starts
+        ends = np.cumsum(lengths)
+        places = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+        columns = ("labels", "num_frames", "fps", "widths", "heights", "codecs")
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in (*columns, "durations_seconds")},
+            path_bytes=self.path_bytes[places],
+            path_ends=ends,
         )
 
     def __repr__(self) -> str:

@@ -1,0 +1,112 @@
+"""What probes found, as files: RUN/probe.json and RUN/probe.csv."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgm_dali.files import write_whole
+from mgm_dali.training.feature_store import FeatureTable
+from mgm_dali.training.features import Split
+from mgm_dali.training.probe_choice import Choice
+from mgm_dali.training.verdict import Verdict
+
+__all__ = ["ProbeResult", "setting_in_words", "unreadable_videos", "write_report"]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one probe found."""
+
+    kind: str
+    choice: Choice
+    verdict: Verdict
+    """On `data.val`, of the chosen setting trained on all training videos."""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The chosen one, by name."""
+        return asdict(self.choice.settings[self.choice.best])
+
+    @property
+    def held_out_top1(self) -> float:
+        """Of the chosen setting."""
+        return self.choice.held_out_top1[self.choice.best]
+
+
+def write_report(
+    run: Path,
+    weights: Path,
+    splits: Sequence[Split],
+    tables: Sequence[FeatureTable],
+    results: Sequence[ProbeResult],
+) -> None:
+    """Writes probe.json, all that is known, and probe.csv, every setting of every grid."""
+    report = {
+        "weights": str(weights),
+        **{s.name: _facts(s, t) for s, t in zip(splits, tables, strict=True)},
+        "probes": [_as_json(result) for result in results],
+    }
+    write_whole(run / "probe.json", json.dumps(report, indent=1))
+    write_whole(run / "probe.csv", _grids(results))
+
+
+def setting_in_words(setting: dict[str, Any]) -> str:
+    """`optimiser lars, learning rate 6.4, weight decay 0`."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:g}"
+        if isinstance(value, float)
+        else f"{name.replace('_', ' ')} {value}"
+        for name, value in setting.items()
+    )
+
+
+def unreadable_videos(split: Split, table: FeatureTable) -> list[str]:
+    """The paths of those of which no view could be read."""
+    lost = np.flatnonzero(~table.is_read.any(axis=1))
+    return [str(split.manifest[int(row)].path) for row in lost]
+
+
+def _facts(split: Split, table: FeatureTable) -> dict[str, Any]:
+    return {
+        "manifest": str(split.manifest.path),
+        "videos": len(table),
+        "views_per_video": table.spec.num_views,
+        "features": f"{split.name}-{table.spec.digest}",
+        "unreadable": unreadable_videos(split, table),
+    }
+
+
+def _as_json(result: ProbeResult) -> dict[str, Any]:
+    pairs = zip(result.choice.settings, result.choice.held_out_top1, strict=True)
+    return {
+        "kind": result.kind,
+        "setting": result.setting,
+        "held_out_top1": result.held_out_top1,
+        "held_out_videos": result.choice.num_held_out,
+        "grid": [{**asdict(setting), "held_out_top1": top1} for setting, top1 in pairs],
+        "val": asdict(result.verdict),
+    }
+
+
+def _grids(results: Sequence[ProbeResult]) -> str:
+    """A line for each setting; what a kind has no use for is empty."""
+    names = list(dict.fromkeys(name for result in results for name in result.setting))
+    table = io.StringIO()
+    writer = csv.DictWriter(
+        table, ("kind", *names, "held_out_top1", "chosen"), restval="", lineterminator="\n"
+    )
+    writer.writeheader()
+    for result in results:
+        choice = result.choice
+        for place, (setting, top1) in enumerate(
+            zip(choice.settings, choice.held_out_top1, strict=True)
+        ):
+            outcome = {"held_out_top1": f"{top1:.6f}", "chosen": int(place == choice.best)}
+            writer.writerow({"kind": result.kind, **asdict(setting), **outcome})
+    return table.getvalue()

@@ -1,0 +1,207 @@
+"""Recipes in configs/: their heads say what the code computes, and each can train."""
+
+import re
+from pathlib import Path
+
+import pytest
+from recipes import (
+    FIELDS,
+    FINETUNING,
+    PRETRAINING,
+    RECIPES,
+    ROOT,
+    command_of,
+    config_of,
+    data_of,
+    head_of,
+    overrides_of,
+)
+
+from mgm_dali.clips.grid import token_grid
+from mgm_dali.config import RunConfig, load_config
+from mgm_dali.config.layers import merge_layers, read_layers
+from mgm_dali.masking import NEEDS_MOTION, decoded_count, hidden_per_slice
+from mgm_dali.models.flops import forward_gflops
+from mgm_dali.motion.extract import extract
+from mgm_dali.motion.recipe import Recipe
+from mgm_dali.pipelines import Share
+from mgm_dali.pipelines.loader import ClipLoader
+from mgm_dali.training.finetune import finetune
+from mgm_dali.training.metrics import read_steps
+from mgm_dali.training.pretrain import pretrain
+from mgm_dali.training.schedule import peak_lr, with_accumulation
+from mgm_dali.video.manifest import read_manifest
+
+VIDEOS = {
+    "k400": 240_000,
+    "ssv2": 168_913,
+    "mini-k200": 80_000,
+    "ucf101": 9_537,
+    "hmdb51": 3_570,
+    "diving48": 15_027,
+}
+"""Training videos of each data set: those of the official lists, of Kinetics-400 about."""
+
+
+def gflops_of(config: RunConfig, stage: str) -> float:
+    grid = token_grid(config.model)
+    if stage == "finetune":
+        return forward_gflops(config.model, grid.num_tokens)
+    hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
+    decoded = decoded_count(hidden, config.mask.decoded_share)
+    return forward_gflops(config.model, grid.num_tokens - hidden, decoded)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_head_is_whole_and_honest(name: str) -> None:
+    head = head_of(name)
+    assert list(head)[: 1 + len(FIELDS)] == ["Title", *FIELDS]
+    assert head["Title"].endswith(".") and all(head[field] for field in FIELDS)
+    assert re.search(r"\d|no number", head["Expected"])
+    assert head["Status"] == "not run to the end by us; only the same code at smoke size."
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_run_line_works_as_it_is_written(name: str) -> None:
+    *launcher, stage, path = command_of(name)[:5]
+    assert launcher == ["deepspeed", "--module", "mgm_dali"]
+    assert ROOT / path == RECIPES[name]
+    overrides = overrides_of(name)
+    assert len(overrides) == len(command_of(name)) - 5, "a word that is no override"
+    config = load_config(RECIPES[name], [f"{key}={value}" for key, value in overrides.items()])
+    assert stage == ("finetune" if name in FINETUNING else "pretrain")
+    if stage == "finetune":
+        data = data_of(name)
+        assert f"{config.data.val}" in (f"{data}-val.csv", f"{data}-val/videos.csv")
+        assert config.model.init in {config_of(n).output_dir for n in PRETRAINING}
+    else:
+        looks_at_motion = config.mask.strategy in NEEDS_MOTION
+        assert (config.data.motion_store is not None) == looks_at_motion
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_heads_figures_are_what_the_code_computes(name: str) -> None:
+    head, config, stage = head_of(name), config_of(name), command_of(name)[3]
+    videos = VIDEOS[data_of(name)]
+    assert f"{videos:,} training videos" in head["Data"]
+    found = re.fullmatch(
+        r"(\d+) videos x (\d) clips? a step, peak rate (\S+); ([\d,]+) clips an epoch\.",
+        head["Batch"],
+    )
+    repeats, clips = config.augment.repeats, config.training.global_batch
+    assert clips is not None and found is not None
+    assert (int(found[1]), int(found[2])) == (clips // repeats, repeats)
+    assert found[3] == f"{peak_lr(config.training.base_lr, clips // repeats):.1e}"
+    assert found[4] == f"{videos * repeats:,}"
+    gflops = gflops_of(config, stage)
+    total = 3 * gflops * videos * repeats * config.training.epochs / 1e9  # backward: twice forward
+    assert head["Cost"] == (
+        f"{gflops:.1f} GFLOPs a clip and forward pass; {total:.3g} EFLOPs for "
+        f"{config.training.epochs:g} epochs of training."
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_page_of_recipes_has_each_with_the_same_figures(name: str) -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    start = f"| [{name.split('/')[1]}](../configs/{name}.yaml) |"
+    (row,) = [line for line in page.splitlines() if line.startswith(start)]
+    gflops, eflops = re.findall(r"([\d.]+) [GE]FLOPs", head_of(name)["Cost"])
+    cells = [cell.strip() for cell in row.split("|")]
+    assert gflops in cells and eflops in cells
+    scores = set(re.findall(r"\b\d\d\.\d\b", row)) - {gflops, eflops}
+    assert scores <= set(re.findall(r"\b\d\d\.\d\b", head_of(name)["Expected"]))
+
+
+def test_the_page_of_recipes_links_to_files_that_exist() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_any_usual_number_of_gpus_gives_the_same_batch(name: str) -> None:
+    config = config_of(name)
+    for ranks, smaller in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 2), (32, 4), (64, 16)):
+        training = config.training.model_copy(
+            update={"batch_size": config.training.batch_size // smaller}
+        )
+        shared = with_accumulation(config.model_copy(update={"training": training}), ranks).training
+        batch = shared.batch_size * shared.accumulate_steps * ranks
+        assert batch == config.training.global_batch
+        assert shared.batch_size % config.augment.repeats == 0
+
+
+def test_no_two_recipes_write_into_the_same_folder() -> None:
+    folders = [config_of(name).output_dir for name in RECIPES]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith("presets/")])
+def test_a_recipe_based_on_another_says_nothing_twice(name: str) -> None:
+    *bases, own = read_layers(RECIPES[name])
+    if not bases:
+        assert name in ("pretrain/k400_vitb_mgm", "finetune/k400_vitb")
+        return
+    below, tree = merge_layers(bases), own.values
+    said = [
+        (section, key)
+        for section, values in tree.items()
+        if isinstance(values, dict)
+        for key in values
+    ]
+    assert 0 < len(said) + len(tree) <= 12
+    for section, key in said:
+        assert below.get(section, {}).get(key) != tree[section][key], f"{section}.{key}"
+
+
+SMOKE = (
+    *("device=cpu", "data.num_workers=0", "clip.stride_frames=1"),
+    *("model.name=vit_micro", "model.num_frames=4", "model.image_size=64"),
+    *("training.precision=fp32", "training.attention_kernel=sdpa", "training.max_steps=1"),
+    *("training.batch_size=4", "training.global_batch=4", "training.warmup_epochs=0"),
+    *("evaluation.num_segments=1", "evaluation.num_crops=1", "evaluation.batch_size=12"),
+)
+"""Makes any recipe one step of a few clips; what it trains, and how, stays as it is."""
+
+
+def at_smoke_size(name: str, manifest: Path, folder: Path) -> RunConfig:
+    overrides = [
+        *SMOKE,
+        f"data.train={manifest}",
+        f"data.val={manifest}",
+        f"output_dir={folder}/run",
+    ]
+    if config_of(name).motion.source == "store":
+        store = folder / "motion"
+        extract(read_manifest(manifest), store, Recipe("codec"), num_workers=0)
+        overrides += [f"data.motion_store={store}"]
+    return load_config(RECIPES[name], overrides)
+
+
+def take_a_step(name: str, manifest: Path, folder: Path) -> None:
+    config = at_smoke_size(name, manifest, folder)
+    train = finetune if name in FINETUNING else pretrain
+    assert train(config).is_file()
+    (step,) = read_steps(config.output_dir / "metrics.jsonl")
+    assert step["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gets_its_clips(name: str, moving_shapes: Path, tmp_path: Path) -> None:
+    config = at_smoke_size(name, moving_shapes, tmp_path)
+    stage = "finetune" if name in FINETUNING else "pretrain"
+    needs_motion = stage == "pretrain" and config.mask.strategy in NEEDS_MOTION
+    with ClipLoader(config, stage, Share(4), needs_motion=needs_motion) as loader:
+        assert len(loader) == 24 * config.augment.repeats // 4
+
+
+@pytest.mark.parametrize("name", ["presets/videomae-scripts", "finetune/ssv2_vitb"])
+def test_a_recipe_takes_a_step(name: str, moving_shapes: Path, tmp_path: Path) -> None:
+    take_a_step(name, moving_shapes, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_takes_a_step(name: str, moving_shapes: Path, tmp_path: Path) -> None:
+    take_a_step(name, moving_shapes, tmp_path)
