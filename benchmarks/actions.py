@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from command import add_number_options, parse, run
+from intervals import interval
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -48,7 +49,6 @@ STARTS: dict[str, dict[str, Any] | None] = {
 PROBES = ("linear", "knn")
 BATCH_SIZE = 20
 BASE_LR = 1.3e-2  # 1e-3 for 20 clips
-RESAMPLES = 10_000
 
 Floats = NDArray[np.float64]
 Settings = dict[str, Any]
@@ -98,26 +98,23 @@ def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dic
         for start in STARTS
     }
     correct = {start: np.mean([o.correct for o in seeds], axis=0) for start, seeds in found.items()}
-    num_videos = len(correct[SCRATCH])
-    shares = np.full(num_videos, 1 / num_videos)
-    drawn = np.random.default_rng(0).multinomial(num_videos, shares, RESAMPLES)
     rows = []
     for start, seeds in found.items():
         own = correct[start]
         rows.append(
             {
                 "start": start,
-                "finetuned": _mean_and_interval(own, drawn),
+                "finetuned": _mean_and_interval(own),
                 "finetuned_seeds": [float(outcome.correct.mean()) for outcome in seeds],
                 "more_than": {
-                    other: _mean_and_interval(own - its, drawn) for other, its in correct.items()
+                    other: _mean_and_interval(own - its) for other, its in correct.items()
                 },
                 "probes_seeds": {
                     kind: [o.probes[kind] for o in seeds if kind in o.probes] for kind in PROBES
                 },
             }
         )
-    console.print(_table(rows, num_videos))
+    console.print(_table(rows, len(correct[SCRATCH])))
     return {"rows": rows}
 
 
@@ -212,9 +209,8 @@ def _probed(common: Settings, folder: Path) -> dict[str, float]:
     return {each["kind"]: float(each["val"]["top1"]) for each in found}
 
 
-def _mean_and_interval(values: Floats, drawn: NDArray[np.int64]) -> tuple[float, float, float]:
-    low, high = np.percentile(drawn @ values / len(values), (2.5, 97.5))
-    return float(values.mean()), float(low), float(high)
+def _mean_and_interval(values: Floats) -> tuple[float, float, float]:
+    return (float(values.mean()), *interval(values))
 
 
 def _table(rows: list[dict[str, Any]], num_videos: int) -> Table:

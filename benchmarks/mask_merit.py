@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from command import add_number_options, parse, run
+from intervals import interval
 from merit_scenes import CAMERAS, ENCODINGS, KINDS, SIDE_PIXELS, Scene, encode
 from numpy.typing import NDArray
 from rich.console import Console
@@ -55,7 +56,6 @@ RULES: dict[str, dict[str, Any]] = {
 """What is compared, as options of `mask`."""
 MOTIONS = tuple(product(("frame", "window"), (False, True)))
 """`motion.accumulate` and `motion.subtract_camera`."""
-RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
 
@@ -172,13 +172,6 @@ def merit(masks: NDArray[np.bool_], area: Floats) -> Merit:
 def thing_moves(clips: Sequence[Clip]) -> Floats:
     """Patches that the middle of all that moves comes on from slice to slice, for each clip."""
     return _moves(np.stack([clip.area for clip in clips]))
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """95% of the means of as many clips, drawn from these; the same for the same numbers."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _of_groups(

@@ -44,11 +44,18 @@ class Classifier(TokenTrunk):
         logits: Tensor = self.head(self.head_dropout(self.features(video)))
         return logits
 
-    def features(self, video: Tensor) -> Tensor:
-        """What the head reads: the normalised mean of all tokens, `[B, D]`."""
-        tokens = self.encode_tokens(patchify(check_video(video, self.config)))
+    def encode(self, video: Tensor) -> Tensor:
+        """All tokens behind the last block, `[B, N, D]`."""
+        return self.encode_tokens(patchify(check_video(video, self.config)))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Of `encode`'s tokens what the head reads: the normalised mean, `[B, D]`."""
         pooled: Tensor = self.fc_norm(tokens.mean(dim=1))
         return pooled
+
+    def features(self, video: Tensor) -> Tensor:
+        """What the head reads: the normalised mean of all tokens, `[B, D]`."""
+        return self.pool(self.encode(video))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters of two or more dimensions that must not decay, for timm's optimisers."""

@@ -35,3 +35,19 @@ def moving_shapes(tmp_path_factory):
     ]
     write_manifest(root / "videos.csv", videos, list(DEMO_CLASSES))
     return root / "videos.csv"
+
+
+@pytest.fixture(scope="session")
+def eight_videos(moving_shapes):
+    """A manifest of one of these for each class."""
+    from feature_runs import one_of_each_class
+
+    return one_of_each_class(moving_shapes)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """At most five views a shard, so two videos of two views each; a batch has five views."""
+    from mgm_dali.training import feature_store
+
+    monkeypatch.setattr(feature_store, "VIEWS_PER_SHARD", 5)

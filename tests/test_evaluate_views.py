@@ -127,7 +127,7 @@ def test_ranks_judge_each_video_by_all_its_views_once(ranks, num_videos, num_vie
 
     def work(world):
         loader = Loader((world.rank, world.size, 4), num_videos, num_views, bad)
-        return merge_views(config, torch.nn.Identity(), world, (loader, JUDGED), lambda _: None)
+        return merge_views(config, torch.nn.Identity(), world, loader, JUDGED, lambda _: None)
 
     expected = by_plain_loops(num_videos, num_views, bad, merge)
     for views in on_ranks(ranks, work):
@@ -161,7 +161,7 @@ def test_a_network_that_gives_no_number_is_said_and_counts_as_wrong():
         loader = Loader((0, 1, 4), 3, 2, set())
         network = torch.nn.Identity()
         network.forward = lambda video: torch.full_like(video, torch.nan)
-        return merge_views(RunConfig(), network, world, (loader, JUDGED), lambda _: None)
+        return merge_views(RunConfig(), network, world, loader, JUDGED, lambda _: None)
 
     (views,) = on_ranks(1, work)
     assert set(views.reasons.values()) == {"the network's output for it is no number"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_runs import SIDE, config_with, made, one_of_each_class, write_networks
+from feature_runs import SIDE, config_with, made, write_networks
 from made_features import table_of
 from safetensors import safe_open
 
@@ -22,19 +22,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def eight_videos(moving_shapes):
-    return one_of_each_class(moving_shapes)
-
-
-@pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return write_networks(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """At most five views a shard, so two videos of two views each; a batch has five views."""
-    monkeypatch.setattr(feature_store, "VIEWS_PER_SHARD", 5)
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from feature_runs import ALONE, config_with, made, one_of_each_class, write_networks
+from feature_runs import ALONE, config_with, made, write_networks
 
 from mgm_dali.errors import UserError
 from mgm_dali.models.patches import patchify
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
-from mgm_dali.training import feature_store, features
+from mgm_dali.training import features
 from mgm_dali.training.features import splits_of
 from mgm_dali.training.frozen import FrozenEncoder, open_encoder, pool_tokens
 from mgm_dali.training.log import RunLog
@@ -22,19 +22,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def eight_videos(moving_shapes):
-    return one_of_each_class(moving_shapes)
-
-
-@pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return write_networks(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """At most five views a shard, so two videos of two views each; a batch has five views."""
-    monkeypatch.setattr(feature_store, "VIEWS_PER_SHARD", 5)
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "classifier"])

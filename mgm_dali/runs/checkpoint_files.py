@@ -33,6 +33,7 @@ from mgm_dali.files import write_whole
 __all__ = [
     "Best",
     "Position",
+    "average_beside",
     "best_of",
     "checkpoint_folder",
     "checksum",
@@ -85,9 +86,14 @@ _POSITION, _BEST = TypeAdapter(Position), TypeAdapter(Best)
 _CHECKSUMS = TypeAdapter(dict[str, str])
 
 
-def weights_file(run: Path, step: int, suffix: str = "") -> Path:
-    """RUN/weights/step-N.safetensors; the moving average has `suffix` "-ema"."""
-    return run / "weights" / f"step-{step}{suffix}.safetensors"
+def weights_file(run: Path, step: int) -> Path:
+    """RUN/weights/step-N.safetensors."""
+    return run / "weights" / f"step-{step}.safetensors"
+
+
+def average_beside(weights: Path) -> Path:
+    """The moving average's file, beside that of the weights themselves."""
+    return weights.with_name(f"{weights.stem}-ema{weights.suffix}")
 
 
 def partial_folder(run: Path, step: int) -> Path:

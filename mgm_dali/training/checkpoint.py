@@ -22,6 +22,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.models.saving import save_weights
 from mgm_dali.runs.checkpoint_files import (
     Position,
+    average_beside,
     checkpoint_folder,
     complete,
     complete_steps,
@@ -75,8 +76,9 @@ def _tidy(run: Path, config: RunConfig, step: int, *, saved: bool) -> None:
             return
         remove_partial(run)
         if step not in complete_steps(run):
-            for suffix in ("", "-ema"):
-                weights_file(run, step, suffix).unlink(missing_ok=True)
+            weights = weights_file(run, step)
+            for file in (weights, average_beside(weights)):
+                file.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("%s: old checkpoints cannot be removed (%s)", run, error)
 
@@ -120,7 +122,8 @@ def _finish(engine: Engine, config: RunConfig, position: Position, counters: Cou
     partial = partial_folder(run, step)
     if engine.average is not None:
         state = _average_of(engine)
-        save_weights(engine.network, config.model, weights_file(run, step, "-ema"), state)
+        path = average_beside(weights_file(run, step))
+        save_weights(engine.network, config.model, path, state)
         save_file(state, partial / EMA)
     (partial / "counters.json").write_text(json.dumps(asdict(counters)))
     (partial / "position.json").write_text(json.dumps(asdict(position)))
@@ -168,20 +171,17 @@ def _load_average(engine: Engine, folder: Path) -> list[str]:
 
 def _restore_weights(engine: Engine, config: RunConfig, step: int) -> list[str]:
     """What finetuning takes, and the run's own last judgement."""
-    said = []
-    for suffix in ("", "-ema") if engine.average else ("",):
-        path, problem = weights_file(config.output_dir, step, suffix), None
-        if engine.world.of_first(path.exists()):
-            continue
-        if suffix:
-            state = _average_of(engine)
-        else:
-            state = engine.state.read("weights", keep=engine.world.is_first)
-        if engine.world.is_first:
+    world, weights = engine.world, weights_file(config.output_dir, step)
+    files = {weights: lambda: engine.state.read("weights", keep=world.is_first)}
+    if engine.average is not None:
+        files[average_beside(weights)] = lambda: _average_of(engine)
+    gone = [path for path in files if not world.of_first(path.exists())]
+    for path in gone:
+        state, problem = files[path](), None
+        if world.is_first:
             problem = _problem_of(path, save_weights, engine.network, config.model, path, state)
-        engine.world.require(problem)
-        said.append(f"{path}: was gone, and is written again")
-    return said
+        world.require(problem)
+    return [f"{path}: was gone, and is written again" for path in gone]
 
 
 def _average_of(engine: Engine) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from mgm_dali.files import write_whole
 from mgm_dali.models import LoadReport, build_classifier
 from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.runs.checkpoint_files import average_beside
 from mgm_dali.training.classes import Judged, judged_by, with_num_classes
 from mgm_dali.training.heartbeat import watched
 from mgm_dali.training.judging import Watcher
@@ -69,7 +70,7 @@ def _weights_to_judge(config: RunConfig) -> Path:
             )
         return config.model.init
     newest = newest_weights(run)
-    average = newest.with_name(f"{newest.stem}-ema{newest.suffix}")
+    average = average_beside(newest)
     # The run's own judgements are of the average, if it has one.
     return average if config.training.ema_decay and average.exists() else newest
 
@@ -108,7 +109,7 @@ def evaluate_network(
             goes_on()
             log.advance(done, "views")
 
-        views = merge_views(config, network, world, (loader, judged), advance)
+        views = merge_views(config, network, world, loader, judged, advance)
         log.skipped((clip.path, clip.reason) for clip in loader.skipped)
         found = _evaluation(config, judged, views, str(loaded.source))
         if found.num_incomplete:
@@ -128,9 +129,7 @@ def judge_weights(
     network.load_state_dict(weights)
     judged = judged_by(config)
     with open_views(config, judged, world) as loader:
-        views = merge_views(
-            config, network, world, (loader, judged), lambda _done: watcher.goes_on()
-        )
+        views = merge_views(config, network, world, loader, judged, lambda _done: watcher.goes_on())
     found = _evaluation(config, judged, views, "training")
     watcher.say(verdict_in_words(found))
     return {"val/top1": found.top1, "val/top5": found.top5}

@@ -15,6 +15,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.models import build_classifier
 from mgm_dali.models.flops import attention_shapes, forward_gflops
 from mgm_dali.pipelines.placement import choose_device
+from mgm_dali.runs.checkpoint_files import average_beside
 from mgm_dali.training.averaging import averaged
 from mgm_dali.training.classes import with_num_classes
 from mgm_dali.training.computing import measured_clips, prepare, with_kernel, with_precision
@@ -42,7 +43,7 @@ def finetune(config: RunConfig) -> Path:
         config, task = _prepared(config, world)
         weights = train(config, task, world, supervision)
         if task.average is not None:
-            weights = weights.with_name(f"{weights.stem}-ema{weights.suffix}")
+            weights = average_beside(weights)
         if config.data.val:
             judged = build_classifier(config.model)  # the trained one may be rounded to bf16
             loaded = load_on_all_ranks(judged, weights, world)

@@ -15,9 +15,8 @@ from torch import Tensor
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models import Autoencoder, Classifier, LoadReport, build_autoencoder, build_classifier
-from mgm_dali.models.patches import patchify
 from mgm_dali.models.recognise import is_classifier, measure
-from mgm_dali.models.vit import BACKBONES, check_video
+from mgm_dali.models.vit import BACKBONES
 from mgm_dali.models.weight_files import read_weights
 from mgm_dali.training.loading import load_on_all_ranks
 from mgm_dali.training.world import World
@@ -57,12 +56,10 @@ class FrozenEncoder:
         Of an autoencoder the mean of the encoder's normed tokens; of a classifier what its head
         reads, the norm of the mean, and its tokens before that norm.
         """
+        tokens = self.network.encode(video)
         if isinstance(self.network, Classifier):
-            patches = patchify(check_video(video, self.network.config))
-            tokens = self.network.encode_tokens(patches)
-            mean: Tensor = self.network.fc_norm(tokens.mean(dim=1)).float()
+            mean = self.network.pool(tokens).float()
         else:
-            tokens = self.network.encode(video)
             mean = tokens.float().mean(dim=1)
         if not num_tokens:
             return mean, None

@@ -46,11 +46,11 @@ def merge_views(
     config: RunConfig,
     network: nn.Module,
     world: World,
-    views: tuple[ClipLoader, Judged],
+    loader: ClipLoader,
+    judged: Judged,
     advance: Callable[[int], None],
 ) -> MergedViews:
     """Judges all views of all ranks; `advance` is called with the number of batches done."""
-    loader, judged = views
     network = network.to(world.device).eval()
     sums = world.sum(summed_views(config, network, loader, judged, advance)).cpu()
     probabilities = merged(sums, config.evaluation.merge, judged).numpy()
