@@ -23,9 +23,9 @@ from mgm_dali.report.options import ShowOptions
 from mgm_dali.report.pages import KeyFigure, Picture, Report, Section, Table, write_report
 from mgm_dali.report.saving import save_figure
 from mgm_dali.report.show import show
-from mgm_dali.training.evaluate import Evaluation
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_steps
+from mgm_dali.training.multi_view import Evaluation
 from mgm_dali.training.pretrain import pretrain
 from mgm_dali.video.manifest import Manifest, read_manifest
 

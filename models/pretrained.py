@@ -14,6 +14,7 @@ from mgm_dali.config import PATCH_PIXELS, TUBELET_FRAMES
 from mgm_dali.models.agreement import compare_networks, require_biases
 from mgm_dali.models.autoencoder import Autoencoder
 from mgm_dali.models.classifier import Classifier
+from mgm_dali.models.detector import Detector
 from mgm_dali.models.image_weights import from_image_network
 from mgm_dali.models.load_report import KeyFate, LoadReport, collapse
 from mgm_dali.models.recognise import fitting_backbones, measure
@@ -111,12 +112,15 @@ def _part_of(name: str) -> str:
 
 
 def _why_not_taken(part: str, module: Autoencoder | Classifier, found: FoundWeights) -> str | None:
-    """The classifier's head is left new, and that is said, where the file's one is another."""
+    """The head is left new, and that is said, where the file's one is another."""
     weight = found.tensors.get("head.weight")
     if part != "head" or weight is None or "head.weight" in found.left:
         return None
     if not isinstance(module, Classifier):
         return None
+    if found.of_detector != isinstance(module, Detector):
+        theirs = "boxes of people" if found.of_detector else "whole clips"
+        return f"head reads {theirs} in the file, and not here"
     if weight.ndim == 2 and weight.shape[0] != module.head.out_features:
         return f"head has {weight.shape[0]} classes in the file, {module.head.out_features} here"
     return None

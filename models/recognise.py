@@ -59,7 +59,8 @@ def count_classes(found: FoundWeights) -> int | None:
 
 def is_classifier(found: FoundWeights) -> bool:
     """Whether the weights end in a head that reads the mean of all tokens."""
-    return {"fc_norm.weight", "head.weight"} <= found.tensors.keys() and not found.is_of_images
+    whole = {"fc_norm.weight", "head.weight"} <= found.tensors.keys()
+    return whole and not found.is_of_images and not found.of_detector
 
 
 def measure(found: FoundWeights) -> tuple[int, int, int]:

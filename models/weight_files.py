@@ -63,6 +63,8 @@ class FoundWeights:
     written_for: WrittenFor | None
     learned_on_images: bool = False
     """Whether they know of no clip's positions."""
+    of_detector: bool = False
+    """Whether the head reads boxes of people, not whole clips."""
     changed: dict[str, str] = field(default_factory=dict)
     """What was done to those tensors that are not as they stand in the file."""
     left: dict[str, str] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class _Content:
     """Entries that are no tensors of the network, and what they are."""
     written_for: WrittenFor | None = None
     learned_on_images: bool = False
+    of_detector: bool = False
 
 
 def read_weights(source: Path) -> FoundWeights:
@@ -122,6 +125,7 @@ def read_weights(source: Path) -> FoundWeights:
         unused | unread | content.others,
         written_for,
         content.learned_on_images,
+        content.of_detector,
     )
     if not found.is_of_images and "fc_norm.weight" not in found.tensors:
         found.left.update({n: _ONE_TOKEN for n in found.tensors if n.startswith("head.")})
@@ -165,11 +169,13 @@ def _read_safetensors(path: Path) -> _Content:
     try:
         with safe_open(path, "pt") as file:
             tensors = {printable(name): file.get_tensor(name) for name in file.keys()}
-            learned_on = (file.metadata() or {}).get(LEARNED_ON)
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         reason = printable(str(error))
         raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
-    return _Content(tensors, {}, learned_on_images=learned_on == "images")
+    learned_on_images = metadata.get(LEARNED_ON) == "images"
+    of_detector = metadata.get("network") == "detector"
+    return _Content(tensors, {}, learned_on_images=learned_on_images, of_detector=of_detector)
 
 
 def _read_pickle(path: Path) -> _Content:

@@ -12,6 +12,7 @@ crashes or hangs is refused after that (`pool.py`), and has a stand-in too.
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment i
     "motion_scale",  # float32 [R, 2] quarter source to crop pixels, negative dx if mirrored
     "operations",  # int32 [R, L] of RandAugment; only where it is on
     "levels",  # int32 [R, L]
-    "facts",  # int64 [R, 5] label, row, view, seed, and one of the states below
+    "facts",  # int64 [R, 9] label, row, view, seed, one of the states below, box_start, box_end
     "reason",  # uint8 [REASON_BYTES] why it is one, UTF-8, filled up with zeros
 )
 REASON_BYTES = 256
@@ -279,7 +280,11 @@ class ClipFeed:
             "operations": np.stack([cut.operations for cut in cuts]),
             "levels": np.stack([cut.levels for cut in cuts]),
             "facts": np.array(
-                [(label, asked, cut.view, cut.seed, state) for cut in cuts], np.int64
+                [
+                    (label, asked, cut.view, cut.seed, state, *chain(*_box(cut.crop)))
+                    for cut in cuts
+                ],
+                np.int64,
             ),
             "reason": _reason_bytes(reason),
         }

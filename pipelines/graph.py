@@ -34,7 +34,7 @@ def clip_pipeline(feed: ClipFeed, placement: Placement, batches: Iterator[Batch]
 
     Of the D decodings of a batch come `video [D, R * C, T, S, S]` float32, `motion
     [D, R * T, S/8, S/8, 2]` float32, `motion_known [D, R * T, S/8, S/8, 1]`, `motion_valid [D, T]`,
-    `facts [D, R, 5]` and `reason [D, bytes]`. The last two stay on the host whatever the placement:
+    `facts [D, R, 9]` and `reason [D, bytes]`. The last two stay on the host whatever the placement:
     they are read there.
     """
     cuda = placement.device.type == "cuda"

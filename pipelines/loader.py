@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
@@ -182,7 +183,14 @@ class ClipLoader:
     def _identity(self) -> dict[str, Any]:
         """What the clips depend on, and the row they come in; long lists by a checksum."""
         manifest, config = self.manifest, self._feed.config
-        columns = (manifest.path_bytes, manifest.path_ends, manifest.num_frames, manifest.fps)
+        columns: list[NDArray[Any]] = [
+            manifest.path_bytes,
+            manifest.path_ends,
+            manifest.num_frames,
+            manifest.fps,
+        ]
+        if manifest.keyframes is not None:
+            columns.append(manifest.keyframes)
         sections = config.model_dump_json(include={"clip", "augment", "motion", "evaluation"})
         shape = f"{config.model.num_frames} {config.model.image_size} {config.accumulates_motion}"
         return {
@@ -256,7 +264,7 @@ class ClipLoader:
         facts = outputs["facts"].cpu()
         self._account(facts, outputs["reason"].cpu())
         on_device = facts.flatten(0, 1).to(self.placement.device, non_blocking=True)
-        label, index, view, seed, _ = on_device.unbind(1)
+        label, index, view, seed = on_device[:, :4].unbind(1)
         video = _apart(outputs["video"], self._feed.repeats)
         if self.stage == "finetune":
             video = erase(video, seed, self._feed.config.augment.erase)
@@ -269,10 +277,11 @@ class ClipLoader:
             view=view,
             seed=seed,
             motion_known=_apart(outputs["motion_known"], self._feed.repeats)[..., 0].bool(),
+            crop=on_device[:, 5:],
         )
 
     def _account(self, facts: Tensor, reasons: Tensor) -> None:
-        """Notes the stand-ins of a batch: `facts [D, R, 5]`, `reasons [D, bytes]`."""
+        """Notes the stand-ins of a batch: `facts [D, R, 9]`, `reasons [D, bytes]`."""
         decodings, repeats, _ = facts.shape
         self.samples_seen += decodings
         states = facts[:, 0, 4].tolist()

@@ -8,6 +8,7 @@ from pathlib import Path
 from mgm_dali.config import RunConfig, load_config
 
 __all__ = [
+    "DETECTING",
     "FIELDS",
     "FINETUNING",
     "PRETRAINING",
@@ -29,6 +30,7 @@ RECIPES = {
 }
 PRETRAINING = [name for name in RECIPES if not name.startswith("finetune/")]
 FINETUNING = [name for name in RECIPES if name.startswith("finetune/")]
+DETECTING = ["finetune/ava_vitb"]
 FIELDS = ("Run", "Data", "Hardware", "Batch", "Cost", "Expected", "Status")
 
 

@@ -63,7 +63,9 @@ LIBRARIES = {
         *("pipelines/resize.py", "mgm_dali/doctor.py", "mgm_dali/motion/optical_flow.py"),
     ),
     "cv2": ("mgm_dali/motion/dis_flow.py",),
-    "torchvision": ("mgm_dali/torchvision_ops.py", "mgm_dali/motion/raft.py"),
+    "torchvision": (
+        *("mgm_dali/torchvision_ops.py", "mgm_dali/motion/raft.py", "models/detector.py"),
+    ),
     "lmdb": ("mgm_dali/motion/shard.py",),
     "timm": ("models", "mgm_dali/training"),
     "matplotlib": ("mgm_dali/report",),

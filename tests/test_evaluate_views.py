@@ -2,13 +2,12 @@
 
 import csv
 import io
-import threading
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from thread_ranks import on_ranks
 from training_runs import config_for
 
 from mgm_dali.config import RunConfig
@@ -20,39 +19,6 @@ from mgm_dali.training.world import World
 from mgm_dali.video.manifest import read_manifest
 
 NUM_OUTPUTS, NUM_CLASSES = 6, 4
-
-
-@dataclass(frozen=True)
-class ThreadWorld:
-    """Ranks that are threads of this process; as much of a world as views need."""
-
-    rank: int
-    size: int
-    sums: list
-    barrier: threading.Barrier
-    device = torch.device("cpu")
-
-    def sum(self, value):
-        self.sums[self.rank] = value.clone()
-        self.barrier.wait()
-        value.copy_(torch.stack(self.sums).sum(0))
-        self.barrier.wait()
-        return value
-
-
-def on_ranks(size, work):
-    """What `work(world)` gives on each of `size` ranks that run at the same time."""
-    found, barrier, sums = [None] * size, threading.Barrier(size, timeout=60), [None] * size
-
-    def run(rank):
-        found[rank] = work(ThreadWorld(rank, size, sums, barrier))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 class Loader:

@@ -36,7 +36,7 @@ COMMANDS = {"pretrain": pretrain, "finetune": finetune}
 MEASURES = {"pretrain": "val/loss", "finetune": "val/top1"}
 JUDGES = {
     "pretrain": "mgm_dali.training.pretrain.reconstruction_loss",
-    "finetune": "mgm_dali.training.finetune.judge_weights",
+    "finetune": "mgm_dali.training.classification.judge_weights",
 }
 """Where each command finds its judge."""
 

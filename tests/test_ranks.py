@@ -5,10 +5,12 @@ import shutil
 import sys
 
 import pytest
+from made_people import write_people
 from training_runs import LAUNCHERS, SETTINGS, launched
 
 from mgm_dali.config import load_config
-from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.finetune import finetune
+from mgm_dali.training.metrics import read_metrics, read_steps
 from mgm_dali.training.pretrain import pretrain
 
 SETTINGS_HERE = (*SETTINGS, "training.max_steps=3", "training.checkpoint_every_steps=3")
@@ -118,3 +120,39 @@ def test_only_the_first_machine_needs_weights_and_run_folder(moving_shapes, alon
     again = (tmp_path / "run-0" / "evaluation.json").read_text()
     assert json.loads(again)["confusion"] == json.loads(verdict)["confusion"]
     assert not (tmp_path / "run-1" / "weights").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_to_detect_as_one_does(tmp_path):
+    made = write_people(tmp_path / "people", 4, 0)
+    (tmp_path / "empty.yaml").write_text("")
+    settings = (
+        *SETTINGS_HERE,
+        *(f"data.train={made.manifest}", f"data.val={made.manifest}", "augment.crop=whole"),
+        *(f"detection.actions={made.actions}", f"detection.train={made.people}"),
+        *(f"detection.val={made.people}", "evaluation.num_segments=1", "clip.stride_frames=1"),
+    )
+    finetune(
+        load_config(
+            tmp_path / "empty.yaml",
+            [*settings, f"output_dir={tmp_path / 'alone'}", "training.batch_size=8"],
+        )
+    )
+    overrides = (*settings, f"output_dir={tmp_path / 'both'}", "training.batch_size=4")
+    status, output_text = launched(
+        [
+            *(*LAUNCHERS["torchrun"], *MODULE["torchrun"], "finetune"),
+            *(tmp_path / "empty.yaml", *overrides),
+        ]
+    )
+    assert status == 0, output_text
+    alone, both = (
+        [m["loss"] for m in read_steps(tmp_path / run / "metrics.jsonl")]
+        for run in ("alone", "both")
+    )
+    assert both == pytest.approx(alone, abs=1e-3)
+    found, expected = (
+        json.loads((tmp_path / run / "evaluation.json").read_text()) for run in ("both", "alone")
+    )
+    assert found["num_people"] == expected["num_people"] == 24
+    assert found["average_precisions"] == pytest.approx(expected["average_precisions"], abs=0.1)

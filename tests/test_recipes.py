@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from made_people import write_people
 from recipes import (
+    DETECTING,
     FIELDS,
     FINETUNING,
     PRETRAINING,
@@ -28,6 +30,7 @@ from mgm_dali.pipelines import Share
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_steps
+from mgm_dali.training.objectives import objective_of
 from mgm_dali.training.pretrain import pretrain
 from mgm_dali.training.schedule import peak_lr, with_accumulation
 from mgm_dali.video.manifest import read_manifest
@@ -39,8 +42,12 @@ VIDEOS = {
     "ucf101": 9_537,
     "hmdb51": 3_570,
     "diving48": 15_027,
+    "ava": 235 * (1798 - 902 + 1),
 }
-"""Training videos of each data set: those of the official lists, of Kinetics-400 about."""
+"""Training videos of each data set: those of the official lists, of Kinetics-400 about.
+
+Of AVA the annotated seconds, each of which is a sample if it shows people.
+"""
 
 
 def gflops_of(config: RunConfig, stage: str) -> float:
@@ -83,7 +90,8 @@ def test_the_run_line_works_as_it_is_written(name: str) -> None:
 def test_the_heads_figures_are_what_the_code_computes(name: str) -> None:
     head, config, stage = head_of(name), config_of(name), command_of(name)[3]
     videos = VIDEOS[data_of(name)]
-    assert f"{videos:,} training videos" in head["Data"]
+    samples = "moments of 235 training videos" if name in DETECTING else "training videos"
+    assert f"{videos:,} {samples}" in head["Data"]
     found = re.fullmatch(
         r"(\d+) videos x (\d) clips? a step, peak rate (\S+); ([\d,]+) clips an epoch\.",
         head["Batch"],
@@ -141,7 +149,7 @@ def test_no_two_recipes_write_into_the_same_folder() -> None:
 def test_a_recipe_based_on_another_says_nothing_twice(name: str) -> None:
     *bases, own = read_layers(RECIPES[name])
     if not bases:
-        assert name in ("pretrain/k400_vitb_mgm", "finetune/k400_vitb")
+        assert name in ("pretrain/k400_vitb_mgm", "finetune/k400_vitb", *DETECTING)
         return
     below, tree = merge_layers(bases), own.values
     said = [
@@ -172,6 +180,12 @@ def at_smoke_size(name: str, manifest: Path, folder: Path) -> RunConfig:
         f"data.val={manifest}",
         f"output_dir={folder}/run",
     ]
+    if name in DETECTING:
+        made = write_people(folder / "people", 4, 0)
+        overrides += [f"data.train={made.manifest}", f"data.val={made.manifest}"]
+        overrides += [f"detection.actions={made.actions}", "detection.excluded=null"]
+        overrides += [f"detection.train={made.people}", f"detection.val={made.people}"]
+        overrides += ["detection.first_second=0", "training.epochs=1"]
     if config_of(name).motion.source == "store":
         store = folder / "motion"
         extract(read_manifest(manifest), store, Recipe("codec"), num_workers=0)
@@ -192,8 +206,14 @@ def test_every_recipe_gets_its_clips(name: str, moving_shapes: Path, tmp_path: P
     config = at_smoke_size(name, moving_shapes, tmp_path)
     stage = "finetune" if name in FINETUNING else "pretrain"
     needs_motion = stage == "pretrain" and config.mask.strategy in NEEDS_MOTION
-    with ClipLoader(config, stage, Share(4), needs_motion=needs_motion) as loader:
-        assert len(loader) == 24 * config.augment.repeats // 4
+    manifest = None
+    if name in DETECTING:
+        manifest = objective_of(config, to_train=True)[1].manifest
+    with ClipLoader(
+        config, stage, Share(4), needs_motion=needs_motion, manifest=manifest
+    ) as loader:
+        videos = 12 if name in DETECTING else 24  # three moments of four videos
+        assert len(loader) == videos * config.augment.repeats // 4
 
 
 @pytest.mark.parametrize("name", ["presets/videomae-scripts", "finetune/ssv2_vitb"])

@@ -41,6 +41,9 @@ class ClipBatch:
     motion_known: "torch.Tensor" = field(default=cast(Any, None))
     """`[B, T, H/8, W/8]` bool, False where a cell has no vector: in frames that are not valid, and
     in the intra-coded blocks of others. If left out, all cells of valid frames are known."""
+    crop: "torch.Tensor | None" = None
+    """`[B, 4]` int64 (top, left, bottom, right), the part of the video's frames that a clip shows,
+    in their pixels; left and right are swapped if it is mirrored. None if nobody has said."""
 
     def __post_init__(self) -> None:
         clips, _, frames, height, width = self.video.shape
@@ -53,6 +56,7 @@ class ClipBatch:
             "motion_valid": (clips, frames),
             "motion_known": cells,
             **dict.fromkeys(("label", "index", "view", "seed"), (clips,)),
+            **({} if self.crop is None else {"crop": (clips, 4)}),
         }
         for name, shape in expected.items():
             tensor = getattr(self, name)
@@ -65,5 +69,6 @@ class ClipBatch:
         return len(self.video)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{f.name}={list(getattr(self, f.name).shape)}" for f in fields(self))
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        shapes = ", ".join(f"{n}={list(t.shape)}" for n, t in tensors.items() if t is not None)
         return f"ClipBatch({shapes}, {self.video.dtype}, {self.video.device})"

@@ -12,7 +12,7 @@ import numpy as np
 
 from mgm_dali.config import AugmentConfig
 
-__all__ = ["CROPS", "Crop", "random_crop", "view_crop"]
+__all__ = ["CROPS", "Crop", "random_crop", "view_crop", "whole_frame"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ def view_crop(height: int, width: int, crop: int, num_crops: int) -> Crop:
     return Crop(top, left, top + side, left + side)
 
 
+def whole_frame(height: int, width: int) -> Crop:
+    """All of it, so that its sides are scaled unlike."""
+    return Crop(0, 0, height, width)
+
+
 Box = tuple[int, int, int, int]
 """(top, left, height, width) in source pixels."""
 
@@ -61,6 +66,13 @@ def _center(
     del config, image_size, rng
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _whole(
+    config: AugmentConfig, height: int, width: int, image_size: int, rng: np.random.Generator
+) -> Box:
+    del config, image_size, rng
+    return 0, 0, height, width
 
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -115,4 +127,5 @@ CROPS: dict[str, Callable[[AugmentConfig, int, int, int, np.random.Generator], B
     "multi_scale": _multi_scale,
     "random_resized": _random_resized,
     "center": _center,
+    "whole": _whole,
 }

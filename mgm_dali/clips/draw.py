@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.clips.crops import Crop, random_crop, view_crop
+from mgm_dali.clips.crops import Crop, random_crop, view_crop, whole_frame
 from mgm_dali.clips.rand_augment import draw_layers
-from mgm_dali.clips.sampling import random_frames, view_frames
+from mgm_dali.clips.sampling import frames_around, random_frames, view_frames
 from mgm_dali.config import RunConfig
 from mgm_dali.video.manifest import Video
 
@@ -54,13 +54,13 @@ def training_decoding(
 
     `asked` is the row whose turn it is; `row`, the video's own, is another if it stands in.
     """
-    augment, num_frames = config.augment, config.model.num_frames
+    augment = config.augment
     frames, cuts = [], []
     for repeat in range(augment.repeats):
         root = np.random.SeedSequence((config.seed, epoch, asked, repeat))
         for_clip, for_mask = root.spawn(2)
         rng = np.random.default_rng(for_clip)
-        frames.append(random_frames(config.clip, num_frames, video.num_frames, video.fps, rng))
+        frames.append(_random_frames(config, video, rng))
         crop = random_crop(augment, video.height, video.width, config.model.image_size, rng)
         changes = draw_layers(augment.rand_augment, rng)
         cuts.append(Cut(repeat, _seed(for_mask), crop, *changes))
@@ -70,15 +70,24 @@ def training_decoding(
 def view_decoding(config: RunConfig, video: Video, row: int, view: int) -> Decoding:
     """Test view `view` of `num_segments * num_crops`: crop after crop of segment after segment."""
     views = config.evaluation
-    segment, place = divmod(view, views.num_crops)
-    num_frames = config.model.num_frames
-    frames = view_frames(
-        config.clip, num_frames, video.num_frames, video.fps, segment, views.num_segments
-    )
-    crop = view_crop(video.height, video.width, place, views.num_crops)
+    length = config.model.num_frames, video.num_frames, video.fps
+    if video.keyframe is not None:  # there is no view but this
+        frames = frames_around(config.clip, *length, video.keyframe)
+        crop = whole_frame(video.height, video.width)
+    else:
+        segment, place = divmod(view, views.num_crops)
+        frames = view_frames(config.clip, *length, segment, views.num_segments)
+        crop = view_crop(video.height, video.width, place, views.num_crops)
     seed = _seed(np.random.SeedSequence((config.seed, 0, row, view)))
     unchanged = np.empty(0, np.int32)
     return Decoding(row, frames, (Cut(view, seed, crop, unchanged, unchanged),))
+
+
+def _random_frames(config: RunConfig, video: Video, rng: np.random.Generator) -> NDArray[np.int64]:
+    length = config.model.num_frames, video.num_frames, video.fps
+    if video.keyframe is not None:
+        return frames_around(config.clip, *length, video.keyframe)
+    return random_frames(config.clip, *length, rng)
 
 
 def _seed(sequence: np.random.SeedSequence) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mgm_dali.config import ClipConfig
 
-__all__ = ["SAMPLERS", "VIEWS", "random_frames", "stride_of", "view_frames"]
+__all__ = ["SAMPLERS", "VIEWS", "frames_around", "random_frames", "stride_of", "view_frames"]
 
 Frames = NDArray[np.int64]
 
@@ -42,6 +42,18 @@ def view_frames(
     """The frames of test view `segment` of `num_segments`: int64 [num_frames]."""
     stride = stride_of(config, fps)
     return VIEWS[config.sampling](stride, num_frames, video_frames, segment, num_segments)
+
+
+def frames_around(
+    config: ClipConfig, num_frames: int, video_frames: int, fps: float, keyframe: int
+) -> Frames:
+    """The clip whose second half begins with `keyframe`: int64 [num_frames].
+
+    Where it reaches over an end of the video, that end's frame is repeated, as usual for AVA.
+    """
+    offsets = np.arange(num_frames) - num_frames // 2
+    frames: Frames = np.floor(keyframe + stride_of(config, fps) * offsets + 0.5).astype(np.int64)
+    return frames.clip(0, video_frames - 1)
 
 
 def stride_of(config: ClipConfig, fps: float) -> float:

@@ -4,6 +4,7 @@
 are in `schema.py`, the network's in `model.py`.
 """
 
+from mgm_dali.config.detection import DetectionConfig
 from mgm_dali.config.model import PATCH_PIXELS, TUBELET_FRAMES, ModelConfig
 from mgm_dali.config.reading import dump_config, load_config, override_config
 from mgm_dali.config.schema import (
@@ -26,6 +27,7 @@ __all__ = [
     "AugmentConfig",
     "ClipConfig",
     "DataConfig",
+    "DetectionConfig",
     "EvaluationConfig",
     "MaskConfig",
     "ModelConfig",

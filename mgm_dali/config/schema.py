@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from mgm_dali.config.detection import DetectionConfig
 from mgm_dali.config.model import ModelConfig
 from mgm_dali.config.probe import ProbeConfig
 from mgm_dali.config.section import Section
@@ -88,8 +89,9 @@ class RandAugmentConfig(Section):
 class AugmentConfig(Section):
     """What is drawn once per clip and applied to all its frames and its motion alike."""
 
-    crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
-    """`multi_scale`: VideoMAE pretraining; `random_resized`: finetuning; `center`: none."""
+    crop: Literal["multi_scale", "random_resized", "center", "whole"] = "multi_scale"
+    """`multi_scale`: VideoMAE pretraining; `random_resized`: finetuning; `center`: the largest
+    square; `whole`: the whole frame, made square (for detection)."""
     min_area: float = Field(0.08, gt=0, le=1)
     """Smallest share of the frame that a `random_resized` crop may take."""
     flip: bool = True
@@ -209,6 +211,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     probe: ProbeConfig = ProbeConfig()
+    detection: DetectionConfig = DetectionConfig()
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own options, passed through; one that contradicts ours is refused."""
 
@@ -218,6 +221,37 @@ class RunConfig(Section):
         if self.motion.accumulate == "auto":
             return self.mask.strategy == "flow_warp"
         return self.motion.accumulate == "window"
+
+    @model_validator(mode="after")
+    def _boxes_fit(self) -> Self:
+        """Refuses for detection what would part the clips from their boxes."""
+        if self.detection.actions is None:
+            return self
+        augment, views = self.augment, self.evaluation
+        wrong = {
+            "augment.rand_augment.layers: turns and moves clips, and boxes would stay; set 0": (
+                augment.rand_augment.layers
+            ),
+            "augment.mixup, augment.cutmix: mix clips, and boxes would be of one; set 0": (
+                augment.mixup or augment.cutmix
+            ),
+            "augment.label_smoothing: is for one class of many, and people do several things; "
+            "set 0": augment.label_smoothing,
+            "clip.sampling: a clip lies around its moment; set dense": (
+                self.clip.sampling != "dense"
+            ),
+            "evaluation.num_segments, num_crops: a moment has one view; set 1": (
+                (views.num_segments, views.num_crops) != (1, 1)
+            ),
+            "evaluation.class_map: is for classes of whole clips; leave it out": views.class_map,
+            "training.compile: would compile anew for each number of boxes; set false": (
+                self.training.compile
+            ),
+        }
+        for problem, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(f"{problem} (detection.actions is set)")
+        return self
 
     @model_validator(mode="after")
     def _clips_mix_in_pairs(self) -> Self:

@@ -1,4 +1,4 @@
-"""Charts of a run: its losses, and which classes it takes for which."""
+"""Charts of a run: its losses, which classes it takes for which, how it finds each action."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from mgm_dali.in_words import printable
 from mgm_dali.report.style import COLOURS, LINE_STYLES, figure_style
 
-__all__ = ["draw_confusion", "draw_losses", "smooth"]
+__all__ = ["draw_average_precisions", "draw_confusion", "draw_losses", "smooth"]
 
 SMOOTHED_SHARE = 0.05
 """Width of the running mean, as a share of the curve."""
@@ -95,6 +95,27 @@ def draw_confusion(
                 axes.text(column, row, str(count), color=ink, ha="center", va="center")
         bar = figure.colorbar(image, ax=axes, shrink=0.7, fraction=0.06, pad=0.02)
         bar.set_label("share of the true class")
+    return figure
+
+
+def draw_average_precisions(
+    precisions: Mapping[str, float], boxes: Mapping[str, int], title: str
+) -> Figure:
+    """A bar for each action that anybody does, the best above, with its number of true boxes."""
+    names = sorted(precisions, key=lambda name: precisions[name])
+    with figure_style():
+        figure = Figure(figsize=(7, 1.2 + 0.22 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        values = [precisions[name] for name in names]
+        axes.barh(range(len(names)), values, color=COLOURS[0], height=0.7)
+        for place, name in enumerate(names):
+            axes.text(values[place] + 0.01, place, str(boxes[name]), va="center", fontsize=8)
+        labels = axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
+        for label in labels:
+            label.label1.set_parse_math(False)  # a name may hold dollar signs
+        axes.set(xlim=(0, 1.08), xlabel="average precision (beside: true boxes)")
+        axes.set_title(title, fontsize=13)
+        axes.margins(y=0.01)
     return figure
 
 

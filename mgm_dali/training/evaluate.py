@@ -1,63 +1,36 @@
-"""Multi-view testing: every video is judged by the mean over its views."""
+"""Judges the weights of a run on `data.val`."""
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from torch import nn
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
-from mgm_dali.models import LoadReport, build_classifier
+from mgm_dali.models import LoadReport
 from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.runs.checkpoint_files import average_beside
-from mgm_dali.training.classes import Judged, judged_by, with_num_classes
 from mgm_dali.training.heartbeat import watched
-from mgm_dali.training.judging import Watcher
 from mgm_dali.training.loading import load_on_all_ranks
-from mgm_dali.training.log import RunLog
-from mgm_dali.training.verdict import Verdict, judge, verdict_in_words
-from mgm_dali.training.verdict_tables import class_lines, per_class_csv, predictions_csv
-from mgm_dali.training.views import MergedViews, merge_views, open_views
-from mgm_dali.training.world import World, join_world
+from mgm_dali.training.objectives import objective_of
+from mgm_dali.training.world import join_world
 
-__all__ = ["Evaluation", "evaluate", "evaluate_network", "judge_weights"]
+__all__ = ["evaluate"]
 
 
-@dataclass(frozen=True)
-class Evaluation(Verdict):
-    """What an evaluation found, and how; kept as RUN/evaluation.json."""
-
-    weights: str
-    data: str
-    """The manifest of the judged videos."""
-    class_map: str | None
-    views_per_video: int
-    merge: str
-    num_incomplete: int
-    """Videos of which some views could not be read; the others judge them."""
-    unreadable: list[dict[str, str]]
-    """`path` and `reason` of each video that could not be judged."""
-
-
-def evaluate(config: RunConfig) -> Evaluation:
+def evaluate(config: RunConfig) -> object:
     """Judges the newest weights of `output_dir`, or `model.init` where it holds none.
 
-    A finetuned run is judged with its own config, whose `model.init` names where it began: taking
-    that first would judge the pretrained weights.
+    Returns what the run's objective finds: an `Evaluation` or a `DetectionResult`. A finetuned run
+    is judged with its own config, whose `model.init` names where it began: taking that first would
+    judge the pretrained weights.
     """
     world = join_world(choose_device(config))
     with watched(world, config) as doing:
-        config = with_num_classes(config)
+        config, objective = objective_of(config, to_train=False)
         source = world.only_first(lambda: _weights_to_judge(config), config.output_dir)
-        classifier = build_classifier(config.model)
-        report = load_on_all_ranks(classifier, source, world)
+        network = objective.build(config)
+        report = load_on_all_ranks(network, source, world)
         world.require(_why_not_judged(report, config))
-        return evaluate_network(config, classifier, world, report, lambda: doing("judging"))
+        return objective.evaluate(config, network, world, report, lambda: doing("judging"))
 
 
 def _weights_to_judge(config: RunConfig) -> Path:
@@ -78,85 +51,7 @@ def _weights_to_judge(config: RunConfig) -> Path:
 def _why_not_judged(report: LoadReport, config: RunConfig) -> str | None:
     if any(key.startswith("head.") for key in report.missing):
         return (
-            f"{report.source}: has no classifier head for {config.model.num_classes} classes; "
+            f"{report.source}: has no head for these {config.model.num_classes} classes; "
             "finetune it first, then evaluate the finetuned run"
         )
     return None
-
-
-def evaluate_network(
-    config: RunConfig,
-    network: nn.Module,
-    world: World,
-    loaded: LoadReport,
-    goes_on: Callable[[], None],
-) -> Evaluation:
-    """Judges a classifier on `data.val`; writes evaluation.json, predictions.csv, per_class.csv.
-
-    `loaded` says where its weights come from; `goes_on` is called behind every batch.
-    """
-    judged = judged_by(config)
-    with (
-        open_views(config, judged, world) as loader,
-        RunLog(config.output_dir, world.rank, len(loader)) as log,
-    ):
-        log.line(f"evaluating on {loader.manifest.path}; {loader.placement.reason}")
-        if judged.left_out:
-            log.line(f"class map  {judged.left_out}")
-        log.line(f"weights    {loaded}")
-
-        def advance(done: int) -> None:
-            goes_on()
-            log.advance(done, "views")
-
-        views = merge_views(config, network, world, loader, judged, advance)
-        log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-        found = _evaluation(config, judged, views, str(loaded.source))
-        if found.num_incomplete:
-            log.line(f"{found.num_incomplete} videos were judged by some of their views alone")
-        for line in (*class_lines(found), verdict_in_words(found)):
-            log.line(line)  # before anything is written: the disk may be full
-        if world.is_first:
-            _write(found, judged, views, config.output_dir)
-    return found
-
-
-def judge_weights(
-    config: RunConfig, world: World, weights: dict[str, torch.Tensor], watcher: Watcher
-) -> dict[str, float]:
-    """Top-1 and top-5 on `data.val` of a classifier's float32 weights, while it is trained."""
-    network = build_classifier(config.model)
-    network.load_state_dict(weights)
-    judged = judged_by(config)
-    with open_views(config, judged, world) as loader:
-        views = merge_views(config, network, world, loader, judged, lambda _done: watcher.goes_on())
-    found = _evaluation(config, judged, views, "training")
-    watcher.say(verdict_in_words(found))
-    return {"val/top1": found.top1, "val/top5": found.top5}
-
-
-def _evaluation(config: RunConfig, judged: Judged, views: MergedViews, weights: str) -> Evaluation:
-    manifest, settings = judged.manifest, config.evaluation
-    verdict = judge(views.probabilities, manifest.labels, manifest.class_names, config.seed)
-    views_per_video = settings.num_segments * settings.num_crops
-    incomplete = (views.num_views > 0) & (views.num_views < views_per_video)
-    return Evaluation(
-        **vars(verdict),
-        weights=weights,
-        data=str(config.data.val),
-        class_map=str(settings.class_map) if settings.class_map else None,
-        views_per_video=views_per_video,
-        merge=settings.merge,
-        num_incomplete=int(incomplete.sum()),
-        unreadable=[
-            {"path": str(manifest[row].path), "reason": reason}
-            for row, reason in views.reasons.items()
-        ],
-    )
-
-
-def _write(found: Evaluation, judged: Judged, views: MergedViews, run: Path) -> None:
-    predictions = predictions_csv(judged.manifest, views, found.class_names)
-    write_whole(run / "predictions.csv", predictions)
-    write_whole(run / "per_class.csv", per_class_csv(found))
-    write_whole(run / "evaluation.json", json.dumps(asdict(found), indent=1))

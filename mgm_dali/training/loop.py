@@ -34,6 +34,7 @@ from mgm_dali.training.stopping import PREEMPTED
 from mgm_dali.training.supervision import Supervision
 from mgm_dali.training.wandb_board import why_no_wandb
 from mgm_dali.training.world import World
+from mgm_dali.video.manifest import Manifest
 
 __all__ = ["Task", "train"]
 
@@ -53,6 +54,8 @@ class Task:
     description: list[str]
     """Lines for the head of the log: weights, network, mask."""
     judgement: Judgement
+    manifest: Manifest | None = None
+    """Takes the place of `data.train`."""
     picture: Callable[[ClipBatch], Any] | None = None
     """A picture of what the network makes of a batch's first clip: uint8 [H, W, 3]."""
 
@@ -74,7 +77,13 @@ def train(config: RunConfig, task: Task, world: World, supervision: Supervision)
         share = Share(training.batch_size, world.rank, world.size, forwards)
         require_judged_data(config, share, needs_motion=task.needs_motion)
         loader = stack.enter_context(
-            ClipLoader(config, task.stage, share, needs_motion=task.needs_motion)
+            ClipLoader(
+                config,
+                task.stage,
+                share,
+                needs_motion=task.needs_motion,
+                manifest=task.manifest,
+            )
         )
         manifest, videos = checksum(loader.manifest.path), len(loader.manifest)
         world.require(_why_another_list(manifest, loader, world))

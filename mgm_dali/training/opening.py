@@ -15,7 +15,8 @@ def opening_lines(
     config: RunConfig, description: list[str], loader: ClipLoader, world: World, steps: int
 ) -> list[str]:
     """`description`: what the task says of weights, network and mask; `steps`: the run's length."""
-    training, place, videos = config.training, loader.placement, len(loader.manifest)
+    training, place, manifest = config.training, loader.placement, loader.manifest
+    rows = "videos" if manifest.keyframes is None else "moments in videos"
     epoch, repeats = loader.clips_per_epoch, config.augment.repeats
     batch = training.batch_size * training.accumulate_steps * world.size
     of_videos = f", {repeats} of each of {batch // repeats} videos" if repeats > 1 else ""
@@ -23,7 +24,7 @@ def opening_lines(
     return [
         f"mgm-dali {__version__}  {loader.stage}  ->  {config.output_dir}",
         f"device     {device}; {world.size} rank(s), ZeRO stage {training.zero_stage}",
-        f"data       {videos} videos of {loader.manifest.path}; {place.reason}; "
+        f"data       {len(manifest)} {rows} of {manifest.path}; {place.reason}; "
         f"{config.data.num_workers} worker process(es) a rank",
         *description,
         f"batch      {batch} clips a step = {training.batch_size} x {training.accumulate_steps} "

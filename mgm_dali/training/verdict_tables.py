@@ -15,7 +15,7 @@ from mgm_dali.training.verdict import Verdict
 from mgm_dali.training.views import MergedViews
 from mgm_dali.video.manifest import Manifest
 
-__all__ = ["class_lines", "per_class_csv", "predictions_csv"]
+__all__ = ["class_lines", "csv_text", "per_class_csv", "predictions_csv"]
 
 TOP = 5
 MOST_CLASSES_PRINTED = 20
@@ -30,7 +30,7 @@ def predictions_csv(manifest: Manifest, views: MergedViews, class_names: Sequenc
     header = ["path", "label", "predicted", "probability", "label_name", "predicted_name"]
     for place in range(2, TOP + 1):
         header += [f"name_{place}", f"probability_{place}"]
-    return _csv((*header, "views", "reason"), _predictions(manifest, views, class_names))
+    return csv_text((*header, "views", "reason"), _predictions(manifest, views, class_names))
 
 
 def _predictions(
@@ -55,7 +55,7 @@ def per_class_csv(verdict: Verdict) -> str:
     """Each class: its videos, how many are right, and the class that the others are mostly taken
     for."""
     header = ("class", "videos", "correct", "top1", "taken_for", "taken_for_videos")
-    return _csv(header, _per_class(verdict))
+    return csv_text(header, _per_class(verdict))
 
 
 def _per_class(verdict: Verdict) -> Iterator[tuple[object, ...]]:
@@ -85,7 +85,8 @@ def class_lines(verdict: Verdict) -> list[str]:
     return lines
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as the text of a CSV file."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(header)

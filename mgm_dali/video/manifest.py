@@ -46,9 +46,11 @@ class Video:
     codec: str
     """libavcodec's name, such as h264."""
     duration_seconds: float
+    keyframe: int | None = None
+    """The frame that clips of this row lie around; not in the CSV."""
 
 
-COLUMNS = tuple(field.name for field in fields(Video))
+COLUMNS = tuple(field.name for field in fields(Video) if field.name != "keyframe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,8 @@ class Manifest:
     """All paths as written in the CSV, one behind the other."""
     path_ends: NDArray[np.int64]
     """`[N]`, where each path ends in `path_bytes`."""
+    keyframes: NDArray[np.int64] | None = None
+    """`[N]`, where clips lie around given frames (`mgm_dali.clips.keyframes`)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,6 +98,7 @@ class Manifest:
             height=int(self.heights[row]),
             codec=self.codec_names[self.codecs[row]],
             duration_seconds=float(self.durations_seconds[row]),
+            keyframe=None if self.keyframes is None else int(self.keyframes[row]),
         )
 
     def selected(self, rows: NDArray[np.int64]) -> "Manifest":
@@ -108,6 +113,7 @@ class Manifest:
             **{name: getattr(self, name)[rows] for name in (*columns, "durations_seconds")},
             path_bytes=self.path_bytes[places],
             path_ends=ends,
+            keyframes=None if self.keyframes is None else self.keyframes[rows],
         )
 
     def __repr__(self) -> str:
