@@ -160,6 +160,8 @@ def test_an_error_of_an_override_names_the_override(tmp_path: Path) -> None:
         ({"a": "base: [b.yaml, 3]\n"}, "found ['b.yaml', 3]"),
         ({"b": "- 1\n", "a": "base: b.yaml\n"}, "b.yaml: expected a mapping of keys"),
         ({"b": "x: [1\n", "a": "base: b.yaml\n"}, "b.yaml: is not valid YAML"),
+        ({"a": "mask:\n  ratio: 0.9\n  ratio: 0.75\n"}, "ratio stands there twice"),
+        ({"a": "? [1, 2]\n: x\n"}, "a.yaml: "),
         ({"b": "x: !!python/name:os.getcwd\n", "a": "base: b.yaml\n"}, "b.yaml: is not valid"),
         ({"b": "x: " + "[" * 5000, "a": "base: b.yaml\n"}, "nested too deeply"),
         ({"b": "mask: &m {x: *m}\n", "a": "base: b.yaml\nmask: &n {x: *n}\n"}, "without an end"),

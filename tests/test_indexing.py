@@ -156,6 +156,12 @@ def test_a_line_that_cannot_be_understood_is_named(tmp_path: Path, line: str) ->
     assert str(caught.value).startswith(f"{path}:3: found {line!r}")
 
 
+def test_a_line_of_a_megabyte_is_refused_in_a_moment(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("1 " * 500_000 + "x")
+    with pytest.raises(UserError, match="whole number as the label"):
+        index_source(tmp_path / "train.txt", num_workers=1)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "film.mp4"])
 def test_a_source_that_is_neither_folder_nor_list_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=name):

@@ -121,9 +121,25 @@ def _why_no_file(path: Path) -> str | None:
         return f"cannot be read ({error.strerror})"
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Plain data, as `yaml.safe_load`, which takes the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -6,7 +6,6 @@ list     some folder/clip.mp4 12          the label comes last; a comma before i
          clip.mp4                         a video without a label
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -38,8 +37,6 @@ VIDEO_SUFFIXES = frozenset(
 
 BYTES_PER_TIMEOUT = 64 << 20
 """A longer file has the time-out once for each of these: some can only be decoded to the end."""
-
-_LIST_LINE = re.compile(r"(?P<path>.+?)(?:\s+|\s*,\s*)(?P<label>\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -219,9 +216,9 @@ def _parse_list(source: Path, lines: Iterable[str]) -> Iterator[tuple[Path, int 
         line = line.strip()
         if not line or (number == 1 and line == "path,label"):
             continue
-        parts = _LIST_LINE.fullmatch(line)
-        if parts is not None:
-            name, label = parts["path"], int(parts["label"])
+        labelled = _split_label(line)
+        if labelled is not None:
+            name, label = labelled
         elif Path(line.strip('"')).suffix.lower() in VIDEO_SUFFIXES:
             name, label = line, None
         else:
@@ -232,6 +229,16 @@ def _parse_list(source: Path, lines: Iterable[str]) -> Iterator[tuple[Path, int 
         if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV writers protect a path
             name = name[1:-1].replace('""', '"')
         yield source.parent / name, label
+
+
+def _split_label(line: str) -> tuple[str, int] | None:
+    """`path 3` or `path, 3`; None if no label stands behind a path."""
+    before = line.rstrip("0123456789")
+    digits = line[len(before) :]
+    name = before.rstrip().removesuffix(",").rstrip()
+    if name and name != before and 0 < len(digits) < 10:
+        return name, int(digits)
+    return None
 
 
 def _problem_of_name(path: Path) -> str | None:
