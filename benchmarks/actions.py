@@ -47,6 +47,8 @@ STARTS: dict[str, dict[str, Any] | None] = {
 }
 """What is compared, as options of `mask`; VideoMAE's ratio is 0.9, the paper's 0.75."""
 PROBES = ("linear", "knn")
+FREE_OPTIONS = ("out", "seeds", "json")
+"""May change from one call to the next with the same --out."""
 BATCH_SIZE = 20
 BASE_LR = 1.3e-2  # 1e-3 for 20 clips
 
@@ -92,6 +94,7 @@ def main() -> None:
 
 def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     del folder  # what takes an hour is kept
+    _require_same_options(options)
     lists = _lists(options.videos, options.train, options.out)
     found = {
         start: [_outcome(start, seed, lists, options) for seed in range(options.seeds)]
@@ -110,7 +113,7 @@ def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dic
                     other: _mean_and_interval(own - its) for other, its in correct.items()
                 },
                 "probes_seeds": {
-                    kind: [o.probes[kind] for o in seeds if kind in o.probes] for kind in PROBES
+                    kind: [o.probes[kind] for o in seeds if o.probes] for kind in PROBES
                 },
             }
         )
@@ -173,6 +176,19 @@ def _once(stage: Callable[[RunConfig], Path], settings: Settings) -> None:
         stage(RunConfig.model_validate(settings))
 
 
+def _require_same_options(options: argparse.Namespace) -> None:
+    """What lies below --out must be of the same options: it is not made anew."""
+    known = options.out / "options.json"
+    now = {name: str(value) for name, value in vars(options).items() if name not in FREE_OPTIONS}
+    if known.exists() and (then := json.loads(known.read_text(encoding="utf-8"))) != now:
+        changed = sorted(name for name in then | now if then.get(name) != now.get(name))
+        raise UserError(
+            f"{options.out}: was begun with another {', '.join(changed)}; name another --out"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    known.write_text(json.dumps(now), encoding="utf-8")
+
+
 def _pretraining(
     common: Settings, mask: Settings, folder: Path, options: argparse.Namespace
 ) -> Settings:
@@ -202,11 +218,16 @@ def _finetuning(common: Settings, folder: Path, options: argparse.Namespace) -> 
 
 def _probed(common: Settings, folder: Path) -> dict[str, float]:
     report = folder / "probe" / "probe.json"
-    if not report.exists():
+    if not report.exists() or {each["kind"] for each in _probes_in(report)} != set(PROBES):
         settings = {"output_dir": folder / "probe", "probe": {"kinds": PROBES}}
         probe(RunConfig.model_validate({**common, **settings}))
-    found = json.loads(report.read_text(encoding="utf-8"))["probes"]
-    return {each["kind"]: float(each["val"]["top1"]) for each in found}
+    return {each["kind"]: float(each["val"]["top1"]) for each in _probes_in(report)}
+
+
+def _probes_in(report: Path) -> list[dict[str, Any]]:
+    """Those that are done: the report is written anew after each."""
+    found: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["probes"]
+    return found
 
 
 def _mean_and_interval(values: Floats) -> tuple[float, float, float]:

@@ -129,6 +129,21 @@ def test_a_label_out_of_range_is_one_line(empty_config, error_line):
     assert "label 7 does not fit 5 classes" in line
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_another_number_of_classes_than_are_named_is_one_line(
+    empty_config, error_line, num_classes
+):
+    folder = empty_config.parent
+    (folder / "videos.csv").write_text(
+        "path,label,num_frames,fps,width,height,codec,duration_seconds\n"
+        "a.mp4,1,40,25.0,64,64,h264,1.6\n"
+    )
+    (folder / "videos.classes.txt").write_text("walk\nrun\njump\n")
+    settings = ("data.train=videos.csv", f"model.num_classes={num_classes}")
+    line = error_line("finetune", empty_config, *settings, cwd=folder)
+    assert f"has 3 class names beside it, and model.num_classes is {num_classes}" in line
+
+
 def test_videos_whose_codec_has_no_vectors_are_one_line(empty_config, error_line):
     folder = empty_config.parent
     (folder / "videos.csv").write_text(

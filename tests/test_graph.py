@@ -151,7 +151,7 @@ def test_motion_equals_an_independent_numpy_version_on_thousands_of_crops(epochs
         compared, undecided = compared + free.size, undecided + free.sum()
         flips += right < left
     clips = 4 * len(SIZES)
-    assert compared == clips * CELLS**2 and undecided < 0.02 * compared
+    assert compared == clips * CELLS**2 and undecided < 0.03 * compared
     assert 0.4 < flips / clips < 0.6
 
 
@@ -201,8 +201,8 @@ def test_more_copies_change_nothing_about_the_first(epochs, crop):
             assert fewer["pixels"].size <= more["pixels"].size  # a window around all of them
     boxes = np.array([(sent["box_start"], sent["box_end"]) for sent in most.sent])
     own = np.array([len(np.unique(box, axis=1)[0]) for box in boxes])
-    # A box in the middle can only be mirrored or not; of few boxes some are drawn twice.
-    least = {"center": 1.7, "multi_scale": 3.7, "random_resized": 3.99}[crop]
+    # A box in the middle or of all can only be mirrored or not; of few some are drawn twice.
+    least = {"center": 1.7, "whole": 1.7, "multi_scale": 3.7, "random_resized": 3.99}[crop]
     assert own.mean() > least
     seeds = most.outputs["facts"][..., 3]
     assert len(np.unique(seeds)) == seeds.size
@@ -225,11 +225,13 @@ def test_mirrored_clips_show_their_box_from_right_to_left_and_move_the_other_way
 def test_facts_arrive_unchanged(epochs):
     for (_, repeats), epoch in epochs.items():
         outputs, sent = epoch.outputs, epoch.sent
-        assert outputs["facts"].shape == (len(SIZES), repeats, 5)
+        assert outputs["facts"].shape == (len(SIZES), repeats, 9)
         for name in ("facts", "motion_valid"):
             assert (outputs[name] == [arrays[name] for arrays in sent]).all()
         assert not outputs["reason"].any()
-        _, row, view, _, stand_in = outputs["facts"].transpose(2, 0, 1)
+        _, row, view, _, stand_in, *box = outputs["facts"].transpose(2, 0, 1)
+        expected = [np.concatenate((s["box_start"], s["box_end"]), axis=1) for s in sent]
+        assert (np.stack(box, axis=-1) == expected).all()
         assert set(row[:, 0].tolist()) == set(range(len(SIZES)))
         assert (row == row[:, :1]).all() and (view == range(repeats)).all()
         assert not stand_in.any()

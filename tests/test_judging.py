@@ -18,6 +18,7 @@ from mgm_dali.pipelines.share import Share
 from mgm_dali.report.show import RUN_FIGURES
 from mgm_dali.runs.checkpoint_files import (
     Best,
+    average_beside,
     best_of,
     complete_steps,
     partial_folder,
@@ -214,7 +215,8 @@ def test_what_is_judged_is_what_is_saved_in_float32(
     settings = {"max_steps": 2, "evaluate_every_steps": 1, "precision": "bf16"}
     pretrain(config_for(moving_shapes, tmp_path / "run", ema_decay=ema_decay, **settings))
     for step, weights in seen.items():
-        saved = load_file(weights_file(tmp_path / "run", step, "-ema" if ema_decay else ""))
+        file = weights_file(tmp_path / "run", step)
+        saved = load_file(average_beside(file) if ema_decay else file)
         assert saved.keys() == weights.keys()
         assert all(torch.equal(saved[name], weight) for name, weight in weights.items())
         assert all(weight.dtype == torch.float32 for weight in weights.values())

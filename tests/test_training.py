@@ -186,5 +186,5 @@ def test_evaluating_pretrained_weights_says_that_they_have_no_head(
 ):
     config = config_for(moving_shapes, tmp_path / "empty")
     model = config.model.model_copy(update={"init": whole_run})
-    with pytest.raises(UserError, match="has no classifier head"):
+    with pytest.raises(UserError, match="has no head for these 8 classes"):
         evaluate(config.model_copy(update={"model": model}))

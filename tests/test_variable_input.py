@@ -134,8 +134,9 @@ def test_views_are_the_frames_and_boxes_that_plain_loops_say(manifest, sampling,
                 assert sent["origin"].tolist() == [top, left]
                 assert sent["box_start"].tolist() == [[top, left]]
                 assert sent["box_end"].tolist() == [[bottom, right]]
-                _, found_row, view, _, stand_in = sent["facts"][0]
+                _, found_row, view, _, stand_in, *box = sent["facts"][0]
                 assert (found_row, view, stand_in) == (row, segment * crops + place, 0)
+                assert box == [top, left, bottom, right]
                 number += 1
 
 

@@ -113,7 +113,13 @@ def _fitting_classes(manifest: Manifest, num_classes: int | None) -> int:
             f"{path}: {manifest[row].path} has no label; index a folder with one sub-folder per "
             "class, or a list with labels"
         )
-    num_classes = num_classes or len(manifest.class_names)
+    named = len(manifest.class_names)
+    if named and num_classes not in (None, named):
+        raise UserError(
+            f"{path}: has {named} class names beside it, and model.num_classes is {num_classes}; "
+            "leave that out, or correct the names"
+        )
+    num_classes = num_classes or named
     if not num_classes:
         raise UserError(
             f"{path}: has no class names beside it; set model.num_classes, or index a folder with "
