@@ -2,9 +2,10 @@
 
 import csv
 import io
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from mgm_dali.motion.verify import FINDINGS, MENDED_BY_EXTRACTION, VerifyReport,
 from mgm_dali.video.indexing import IndexReport, index_files, index_source, split_train_val
 from mgm_dali.video.layouts import read_layout
 from mgm_dali.video.listed import find_listed
-from mgm_dali.video.manifest import Video, read_manifest, write_manifest
+from mgm_dali.video.manifest import read_manifest, write_manifest
 from mgm_dali.video.prepare import PrepareReport, prepare
 from mgm_dali.video.transcoding import TranscodeSettings, encoder_identity
 
@@ -60,10 +61,8 @@ def index_videos(
         say(f"{report.ignored} file(s) ignored: they do not have the suffix of a video")
     if not report.videos:
         raise UserError(f"{source}: none of its files is a readable video; nothing was written")
-    train: list[Video] = report.videos
-    val: list[Video] = []
+    train, val = split_train_val(report.videos, val_share, seed)
     if val_share:
-        train, val = split_train_val(report.videos, val_share, seed)
         write_manifest(output.with_name(f"{output.stem}-val.csv"), val, report.class_names)
     write_manifest(output, train, report.class_names)
     say(
@@ -88,10 +87,11 @@ def index_lists(
     all are the same, in the same order. `<stem>-missing.csv` names listed videos that are not in
     the folder `source`, `<stem>-rejected.csv` those that cannot be read.
 
-    Raises `UserError` if a list is missing or malformed, or none of its videos is readable.
+    Raises `UserError` if a list is missing or malformed, if an older manifest would stay among the
+    new ones, or, when the others are written, if no training video is there and readable.
     """
     annotations = annotations or source
-    if output.absolute().parent == annotations.absolute():
+    if os.path.realpath(output.parent) == os.path.realpath(annotations):
         raise UserError(f"{output}: would lie among the official lists; write it to another folder")
     lists = read_layout(layout, annotations, split)
     found = find_listed(source, lists)
@@ -101,6 +101,9 @@ def index_lists(
     _list_bad_files(missing, found.missing, "listed video(s) are not taken")
     if found.not_taken:
         say(f"{found.not_taken} other video(s) below {source} are not taken")
+    twins = {part: output.with_name(f"{output.stem}-{part}.csv") for part in ("val", "test")}
+    tables = {"train": output, **twins}
+    _refuse_older(tables, found.parts)
     unique = {path: None for files in found.parts.values() for path, _ in files}
     with progress_bar("indexing") as advance:
         report = index_files(
@@ -111,20 +114,30 @@ def index_lists(
         )
     _say_what_was_found(report, output)
     videos = {video.path: video for video in report.videos}
-    if not videos:
-        raise UserError(f"{source}: none of the listed videos is readable; nothing was written")
-    for part, files in found.parts.items():
-        rows = [replace(videos[path], label=label) for path, label in files if path in videos]
-        table = output if part == "train" else output.with_name(f"{output.stem}-{part}.csv")
+    parts = {
+        part: [replace(videos[path], label=label) for path, label in files if path in videos]
+        for part, files in found.parts.items()
+    }
+    _refuse_older(tables, parts)
+    for part, rows in parts.items():
+        table = tables[part]
         if rows:
             write_manifest(table, rows, lists.class_names)
         say(f"{len(rows)} videos in {table}" if rows else f"no {part} video: {table} not written")
-    shared = {path for path, _ in found.parts["train"]}.intersection(
-        path for path, _ in found.parts.get("val", [])
-    )
+    shared = {row.path for row in parts["train"]} & {row.path for row in parts.get("val", [])}
     if shared:
         say(f"{len(shared)} video(s) are in train and val, such as {min(shared)}")
     say(f"{len(lists.class_names)} classes" if lists.class_names else "the classes have no names")
+    if not parts["train"]:
+        raise UserError(f"{source}: holds no readable video of the training list, see above")
+
+
+def _refuse_older(tables: Mapping[str, Path], parts: Mapping[str, Sequence[object]]) -> None:
+    """Manifests of an earlier call beside those of this one would be taken for theirs."""
+    for part, table in tables.items():
+        if not parts.get(part) and table.exists():
+            why = f"is of an earlier call, and now there is no {part} video"
+            raise UserError(f"{table}: {why}; remove it, or choose another --output")
 
 
 def choose_recipe(

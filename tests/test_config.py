@@ -51,6 +51,42 @@ def test_a_float_without_a_dot_is_explained(tmp_path):
     assert load_config(write(tmp_path, "training:\n  base_lr: 1.0e-4\n")).training.base_lr == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("output_dir", "2024", "int"),
+        ("data.train", "1.10", "float"),
+        ("output_dir", "on", "bool"),
+        ("output_dir", "2024-01-02", "date"),
+        ("training.wandb_project", "7", "int"),
+    ],
+)
+def test_a_number_where_text_stands_is_told_to_be_quoted(tmp_path, key, value, kind):
+    message = error_of(tmp_path, "", [f"{key}={value}"])
+    assert f"YAML reads it as {kind}, not as text; quote it: '{key}=\"...\"'" in message
+    load_config(write(tmp_path, ""), [f'{key}="{value}"'])
+
+
+def test_what_is_no_text_at_all_is_not_told_to_be_quoted(tmp_path):
+    for value in ("", "[a, b]"):
+        assert "quote" not in error_of(tmp_path, "", [f"output_dir={value}"])
+
+
+def test_a_value_of_any_size_makes_a_short_message(tmp_path):
+    alias = "a0: &a0 [1]"
+    for depth in range(1, 7):
+        alias += f", a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 9)}]"
+    for text in (
+        f"deepspeed: {{{alias}}}\nseed: *a6\n",
+        f"mask:\n  ratio: 0x{'f' * 5000}\n",
+        f"seed: {'x' * 100_000}\n",
+        f"seed: {'1' * 4000}.5\n",
+        f"seed: '{'1' * 100_000}x'\n",
+    ):
+        message = error_of(tmp_path, text)
+        assert len(message.splitlines()) == 1 and len(message) < 1500
+
+
 def test_every_problem_gets_its_own_line(tmp_path):
     message = error_of(tmp_path, "seed: -1\nmask:\n  ratio: 1.5\n")
     assert len(message.splitlines()) == 2

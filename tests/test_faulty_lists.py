@@ -6,6 +6,7 @@ import pytest
 from official_lists import KINETICS_HEADER, write_example
 
 from mgm_dali.errors import UserError
+from mgm_dali.video.annotations import whole_number
 from mgm_dali.video.layouts import LAYOUTS, NUM_SPLITS, read_layout
 
 
@@ -43,7 +44,7 @@ def test_a_layout_that_there_is_not_is_answered_with_those_there_are(tmp_path: P
         ("kinetics", "train.csv", KINETICS_HEADER + "zumba,x\n", r"train.csv:2: has fewer fields"),
         ("kinetics", "train.csv", KINETICS_HEADER + "zumba,x,a,9,train,0\n", "time_start is 'a'"),
         ("kinetics", "train.csv", KINETICS_HEADER + ",x,0,9,train,0\n", "2: its label is empty"),
-        ("kinetics", "train.csv", KINETICS_HEADER, "'air drumming' is none of the 0 classes"),
+        ("kinetics", "train.csv", KINETICS_HEADER, "list of training videos is empty"),
         ("kinetics", "train.csv", KINETICS_HEADER + "z\x1b,x,0,9,train,0\n", "is called 'z.x1b'"),
         ("kinetics", "train.csv", KINETICS_HEADER + f'"{"x" * 200_000}"\n', "field larger than"),
         ("kinetics", "validate.csv", KINETICS_HEADER + "yoga,x,0,9,val,0\n", "2: 'yoga' is none"),
@@ -51,16 +52,19 @@ def test_a_layout_that_there_is_not_is_answered_with_those_there_are(tmp_path: P
         ("ssv2", "labels.json", '{"a": "1"}', "the number of 'a' is 1, expected 0 to 0"),
         ("ssv2", "labels.json", '{"a\\nb": 0}', r"a class is called 'a\\nb'"),
         ("ssv2", "labels.json", "[]", "holds a list, expected an object"),
+        ("ssv2", "labels.json", "{}", "labels.json: names no class"),
         ("ssv2", "train.json", "{", r"train.json:1: is not JSON"),
         ("ssv2", "train.json", "\n\n[1,", r"train.json:3: is not JSON"),
         ("ssv2", "train.json", "[1]", r"train.json: entry 1: is not an object"),
         ("ssv2", "train.json", '[{"template": "x"}]', r"entry 1: has no id"),
         ("ssv2", "train.json", '[{"id": "1"}]', r"entry 1: has no template"),
+        ("ssv2", "train.json", r'[{"id": "\ud800"}]', r"entry 1: its id, '.ud800', is not valid"),
         ("ssv2", "train.json", '[{"id": 1, "template": "x"}]', r"'x' is none of the 3 classes"),
         ("ssv2", "train.json", "[" * 500_000, "is nested too deep"),
         ("ssv2", "train.json", "[" + "1" * 5000 + "]", "cannot be read as an official list"),
         ("ssv2", "train.json", "\udcff", "cannot be read as an official list"),
         ("ucf101", "classInd.txt", "1 a\n3 b\n", r"classInd.txt:2: found '3 b', expected class 2"),
+        ("ucf101", "classInd.txt", "", "classInd.txt: names no class"),
         ("ucf101", "classInd.txt", "x a\n", "the number of the class is 'x'"),
         ("ucf101", "classInd.txt", "1 a\n2 a\n", "names the class 'a' twice"),
         ("ucf101", "trainlist01.txt", "YoYo/v.avi 2\n", "1: label 2 is not YoYo, which is 3"),
@@ -68,6 +72,7 @@ def test_a_layout_that_there_is_not_is_answered_with_those_there_are(tmp_path: P
         ("ucf101", "testlist01.txt", "\nYoga/v.avi\n", "testlist01.txt:2: 'Yoga' is none of"),
         ("hmdb51", "clap_test_split1.txt", "a.avi 3\n", "1: found 'a.avi 3', expected"),
         ("hmdb51", "clap_test_split1.txt", "a.avi\n", "expected `name.avi` and 0, 1 or 2"),
+        ("diving48", "vocab.json", "[]", "vocab.json: names no class"),
         ("diving48", "vocab.json", '[["a"], [1]]', "class 1 is not a list of words"),
         ("diving48", "vocab.json", '[["a"], "a"]', "names the class 'a' twice"),
         (
@@ -79,6 +84,7 @@ def test_a_layout_that_there_is_not_is_answered_with_those_there_are(tmp_path: P
         ("diving48", "train.json", "[]", "list of training videos is empty"),
         ("diving48", "train.json", '[{"vid_name": "a", "label": true}]', "label is True"),
         ("diving48", "test.json", '[{"vid_name": ["a"], "label": 0}]', "entry 1: has no vid_name"),
+        ("videomae", "label_map_k400.txt", "\n", "label_map_k400.txt: names no class"),
         ("videomae", "train.csv", "a.mp4 3\n", "the label is 3, expected 0 to 2"),
         ("videomae", "train.csv", "a.mp4 -1\n", "the label is '-1', expected a whole number"),
         ("videomae", "train.csv", "a.mp4 one\n", "1: found 'a.mp4 one', expected `path label`"),
@@ -114,6 +120,11 @@ def test_a_list_that_is_far_too_large_is_not_read(layout: str, file: str, tmp_pa
         other.unlink()
     with pytest.raises(UserError, match="no official list has more than"):
         read_layout(layout, lists, 1)
+
+
+def test_a_number_below_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="here: the label is 0"):
+        whole_number("here", "the label", 0, 0)
 
 
 def test_two_lists_that_both_fit_are_not_guessed_between(tmp_path: Path) -> None:

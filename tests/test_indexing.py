@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from small_videos import NUM_FRAMES, write_video
 
 from mgm_dali.errors import UserError
-from mgm_dali.video.indexing import IndexReport, index_source, split_train_val
+from mgm_dali.video.indexing import IndexReport, files_below, index_source, split_train_val
 from mgm_dali.video.manifest import Video
 
 
@@ -160,6 +161,54 @@ def test_a_line_of_a_megabyte_is_refused_in_a_moment(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("1 " * 500_000 + "x")
     with pytest.raises(UserError, match="whole number as the label"):
         index_source(tmp_path / "train.txt", num_workers=1)
+
+
+@pytest.fixture
+def deepest(tmp_path: Path) -> Iterator[Path]:
+    """The last of 1,200 folders in one another."""
+    folders = [tmp_path / "d"]
+    while len(folders) < 1200:
+        folders.append(folders[-1] / "d")
+    for folder in folders:
+        folder.mkdir()
+    yield folders[-1]
+    for folder in reversed(folders):  # what clears `tmp_path` descends by recursion
+        for path in folder.glob("*"):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def test_folders_may_be_nested_deeper_than_python_recurses(deepest: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "a.mp4", deepest / "b.mp4", deepest / "c.mp4", tmp_path / "e.mp4"]
+    for path in files:
+        path.touch()
+    (deepest / "up").symlink_to(tmp_path / "d")
+    assert list(files_below(tmp_path)) == files
+
+
+def test_files_come_in_the_order_of_a_sorted_walk(source: Path) -> None:
+    def walk(folder: Path) -> Iterator[Path]:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name not in (".cache", "up"):
+                yield from walk(path)
+            elif path.name not in (".cache", "up", "._9.mp4"):
+                yield path
+
+    assert list(files_below(source)) == list(walk(source))
+
+
+def test_a_name_too_long_for_the_system_is_an_error_that_names_it(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=folder)
+            inside = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
+            os.close(folder)
+            folder = inside
+    finally:
+        os.close(folder)
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        list(files_below(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["nowhere", "film.mp4"])

@@ -48,15 +48,49 @@ def test_official_lists_become_manifests_with_the_official_labels(
         assert [name for name, _ in table(tmp_path / "out-missing.csv")] == example.missing
 
 
-def test_a_part_without_videos_is_not_written_and_old_tables_go(tmp_path: Path) -> None:
+def test_without_a_training_video_the_others_are_written_and_the_command_fails(
+    tmp_path: Path,
+) -> None:
     videos, lists = write_example("ucf101", tmp_path)
     (lists / "._trainlist01.txt").write_bytes(b"\0\0")
-    index_lists(videos, tmp_path / "out.csv", "ucf101", lists, split=2)
+    with pytest.raises(UserError, match="no readable video of the training list"):
+        index_lists(videos, tmp_path / "out.csv", "ucf101", lists, split=2)
     assert (tmp_path / "out-missing.csv").exists()  # v_YoYo_g01_c01, which train had
     assert rows_of(tmp_path / "out-val.csv", videos) == [("YoYo/v_YoYo_g25_c05.avi", 2)]
     assert not (tmp_path / "out.csv").exists()
     index_lists(videos, tmp_path / "out.csv", "ucf101", lists)
     assert not (tmp_path / "out-missing.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "gone"),
+    [
+        ("train", "missing"),
+        ("train", "unreadable"),
+        ("val", "missing"),
+        ("val", "unreadable"),
+        ("val", "without a list"),
+        ("test", "without a list"),
+    ],
+)
+def test_an_older_manifest_of_a_part_without_videos_is_refused_and_nothing_is_written(
+    part: str, gone: str, tmp_path: Path
+) -> None:
+    videos, lists = write_example("kinetics", tmp_path)
+    if gone == "without a list":
+        next(lists.glob(f"*{part}*.csv")).unlink()
+    for path in list((videos / part).rglob("*.m*")):
+        path.unlink()
+        if gone == "unreadable":
+            path.touch()
+    old = tmp_path / ("out.csv" if part == "train" else f"out-{part}.csv")
+    old.write_text("old")
+    with pytest.raises(UserError, match=f"now there is no {part} video; remove it") as caught:
+        index_lists(videos, tmp_path / "out.csv", "kinetics", lists)
+    assert str(caught.value).startswith(f"{old}: is of an earlier call")
+    names = {"out.csv", "out-val.csv", "out-test.csv"}
+    assert {path.name for path in tmp_path.glob("out*.csv")} & names == {old.name}
+    assert old.read_text() == "old"
 
 
 def test_no_listed_video_says_what_was_sought_and_what_is_there(tmp_path: Path) -> None:
@@ -107,6 +141,17 @@ def test_a_file_in_the_folder_of_another_class_is_not_taken(tmp_path: Path) -> N
     assert "cartwheel/both;_f_1.avi" in missing[1]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".MKV", ""])
+def test_names_of_transcoded_copies_are_found_whatever_their_suffix_in_the_list(
+    suffix: str, tmp_path: Path
+) -> None:
+    videos, lists = write_example("hmdb51", tmp_path)
+    write_video(videos / "q.1.mp4", 9)
+    (lists / "clap_test_split1.txt").write_text(f"q.1{suffix} 2\n")
+    found = find_listed(videos, read_layout("hmdb51", lists, 1))
+    assert (videos / "q.1.mp4", 1) in found.parts["val"]
+
+
 def test_unreadable_videos_are_rejected_and_the_labels_stay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,11 +190,17 @@ def test_lists_of_numbers_alone_have_no_class_names(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out.csv").class_names == ()
 
 
-def test_no_list_is_overwritten_by_a_manifest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["lists", "videos/../lists", "no/../lists", "link", "link/."])
+@pytest.mark.parametrize("annotations", ["lists", "link"])
+def test_no_list_is_overwritten_by_a_manifest(
+    folder: str, annotations: str, tmp_path: Path
+) -> None:
     videos, lists = write_example("kinetics", tmp_path)
+    (tmp_path / "link").symlink_to(lists)
     before = {path: path.read_bytes() for path in lists.iterdir()}
+    output = tmp_path / folder / "kinetics-400_train.csv"
     with pytest.raises(UserError, match="would lie among the official lists"):
-        index_lists(videos, lists / "kinetics-400_train.csv", "kinetics", lists)
+        index_lists(videos, output, "kinetics", tmp_path / annotations)
     assert before == {path: path.read_bytes() for path in lists.iterdir()}
 
 
@@ -157,7 +208,7 @@ def test_only_unreadable_videos_write_no_manifest(tmp_path: Path) -> None:
     videos, lists = write_example("diving48", tmp_path)
     for path in videos.rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match="none of the listed videos is readable"):
+    with pytest.raises(UserError, match="no readable video of the training list"):
         index_lists(videos, tmp_path / "out.csv", "diving48", lists)
     assert not (tmp_path / "out.csv").exists()
 

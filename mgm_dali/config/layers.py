@@ -6,6 +6,7 @@ Later layers win: sections are merged key by key, everything else is replaced. A
 before it, in their order, and a file that is reached twice counts once, where it came first.
 """
 
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def read_override(text: str) -> Layer:
         raise UserError(f"{name}: expected key=value, such as mask.ratio=0.9")
     try:
         values = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # of a month 13, for one, YAML says ValueError
         values = value  # a path may hold characters that mean something to YAML
     for key in reversed(dotted.split(".")):
         values = {key: values}
@@ -100,7 +101,7 @@ def _bases_of(path: Path, named: Any) -> list[Path]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(
             f"{path}: base: expected the path of a YAML file, or a list of them, "
-            f"found {named!r:.60}"
+            f"found {reprlib.repr(named)}"
         )
     bases = [path.parent / name for name in names]
     for base in bases:
@@ -144,12 +145,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a month 13, for one, YAML says ValueError
         raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: is not valid YAML: nested too deeply") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of keys at the top, found {tree!r:.60}")
+        raise UserError(f"{path}: expected a mapping of keys at the top, found {reprlib.repr(tree)}")
     return tree

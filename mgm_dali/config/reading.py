@@ -5,7 +5,9 @@ override it stands in, the key, what was found and the nearest known key.
 """
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     keys = [str(part) for part in problem["loc"]]
     dotted = ".".join(keys)
     found = problem["input"]
+    if keys == ["base"]:  # that of a file has been read already
+        return "base: stands in a YAML file; write one with `base: OTHER.yaml` at its top"
     if problem["type"] == "extra_forbidden":
         known = _known_keys(keys[:-1])
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
@@ -87,8 +91,22 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"{dotted}: {message}"
     hint = ""
     if isinstance(found, str) and _is_number(found):
-        hint = f" (YAML reads {found} as text; write {float(found):.1e} with a dot, as 1.0e-4)"
-    return f"{dotted}: {message}, found {found!r}{hint}"
+        hint = f" (YAML reads it as text; write {float(found):.1e} with a dot, as 1.0e-4)"
+    elif problem["type"] in ("path_type", "string_type") and isinstance(found, float | int | date):
+        kind = type(found).__name__
+        hint = f" (YAML reads it as {kind}, not as text; quote it: '{dotted}=\"...\"')"
+    return f"{dotted}: {message}, found {_shown(found)}{hint}"
+
+
+def _shown(value: object) -> str:
+    """As `repr`, but short: aliases of YAML make a few lines a value of billions of entries."""
+    shorter = reprlib.Repr()
+    shorter.maxlevel = 2
+    shorter.maxstring = shorter.maxother = 200
+    try:
+        return shorter.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _known_keys(parents: Sequence[str]) -> list[str]:

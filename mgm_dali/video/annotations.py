@@ -123,8 +123,8 @@ def whole_number(where: str, what: str, value: object, below: int | None = None)
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise UserError(f"{where}: {what} is {_found(value)}, expected a whole number from 0")
-    if value >= (below or 10**9):
-        expected = f"0 to {below - 1}" if below else "less than a billion"
+    if value >= (10**9 if below is None else below):
+        expected = "less than a billion" if below is None else f"0 to {below - 1}"
         raise UserError(f"{where}: {what} is {_found(value)}, expected {expected}")
     return value
 

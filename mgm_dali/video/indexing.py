@@ -38,6 +38,9 @@ VIDEO_SUFFIXES = frozenset(
 BYTES_PER_TIMEOUT = 64 << 20
 """A longer file has the time-out once for each of these: some can only be decoded to the end."""
 
+_Entry = tuple[Path, frozenset[tuple[int, int]]]
+"""A file or folder, and the folders above it by device and inode."""
+
 
 @dataclass(frozen=True)
 class IndexReport:
@@ -179,23 +182,34 @@ def _candidates_in_folder(source: Path) -> _Candidates:
     return _Candidates(files, class_names, ignored)
 
 
-def files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """All files that are not hidden, in a fixed order; links are followed unless they lead up."""
-    try:
-        above |= {_identity(folder)}
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
-    for path in paths:
-        if not path.is_dir():
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files that are not hidden, in a fixed order; links are followed unless they lead up.
+
+    Raises `UserError` if a folder cannot be read.
+    """
+    waiting: list[_Entry] = [(folder, frozenset())]
+    while waiting:
+        path, above = waiting.pop()
+        is_source = not above  # opened whatever it is, to say why it cannot be
+        try:
+            inside = _entries(path, above) if is_source or path.is_dir() else None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        if inside is None:
             yield path
-        elif _identity(path) not in above:
-            yield from files_below(path, above)
+        else:
+            waiting += inside
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _entries(folder: Path, above: frozenset[tuple[int, int]]) -> list[_Entry]:
+    """What is not hidden in a folder, the first name last; nothing if it is one of those above."""
     facts = folder.stat()
-    return facts.st_dev, facts.st_ino
+    identity = facts.st_dev, facts.st_ino
+    if identity in above:
+        return []
+    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
+    above |= {identity}
+    return [(path, above) for path in sorted(paths, reverse=True)]
 
 
 def _candidates_in_list(source: Path) -> _Candidates:

@@ -69,14 +69,14 @@ def read_layout(layout: str, annotations: Path, split: int) -> OfficialLists:
         numbers = "split 1 alone" if num_splits == 1 else f"splits 1 to {num_splits}"
         raise UserError(f"split: found {split}, but {layout} has {numbers}")
     lists = LAYOUTS[layout](annotations, split)
-    if not lists.train:
-        raise UserError(f"{annotations}: its list of training videos is empty")
+    _refuse_empty(annotations, lists.train)
     return lists
 
 
 def _kinetics(annotations: Path, _: int) -> OfficialLists:
     """`label,youtube_id,time_start,time_end,split`; the label is missing where it is held out."""
     train = list(_kinetics_rows(required_file(annotations, "*train.csv")))
+    _refuse_empty(annotations, train)  # or the others would be blamed for naming unknown classes
     val = _kinetics_rows(only_file(annotations, "*val.csv", "*validate.csv"))
     test = _kinetics_rows(only_file(annotations, "*test.csv"), held_out=True)
     class_names = sorted({label for _, label, _ in train if label is not None})
@@ -163,7 +163,10 @@ def _ucf101(annotations: Path, split: int) -> OfficialLists:
 
 
 def _hmdb51(annotations: Path, split: int) -> OfficialLists:
-    """`name.avi 1` in a file for each class: 1 is to train, 2 to test, 0 in neither."""
+    """`name.avi 1` in a file for each class: 1 is to train, 2 to test, 0 in neither.
+
+    The suffix may be that of another video, as of transcoded copies.
+    """
     ending = f"_test_split{split}.txt"
     paths = matching_files(annotations, f"*{ending}")
     if not paths:
@@ -179,7 +182,9 @@ def _hmdb51(annotations: Path, split: int) -> OfficialLists:
             file, _, part = line.rpartition(" ")
             if not file or part not in parts:
                 raise UserError(f"{where}: found {line[:100]!r}, expected `name.avi` and 0, 1 or 2")
-            name = file.strip().removesuffix(".avi")
+            file = file.strip()
+            suffix = Path(file).suffix
+            name = file.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else file
             parts[part].append(ListedVideo((name,), labels[class_name], where))
     return OfficialLists(class_names, parts["1"], parts["2"], [])
 
@@ -217,7 +222,8 @@ def _videomae(annotations: Path, _: int) -> OfficialLists:
     """
     path = only_file(annotations, "classes.txt", "label_map*.txt")
     class_names = [] if path is None else [line for _, line in text_lines(path)]
-    _labels_of(class_names, str(path))
+    if path is not None:
+        _labels_of(class_names, str(path))
 
     def listed(part: str, find: Callable[..., Path | None]) -> list[ListedVideo]:
         path = find(annotations, f"{part}.csv", f"*{part}_list_videos.txt")
@@ -272,11 +278,17 @@ def _text(where: str, entry: dict[str, Any], key: str) -> str:
     value = str(value) if type(value) is int and key == "id" else value
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}: has no {key}")
+    try:
+        value.encode(errors="surrogateescape")  # as names of files are
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: its {key}, {value[:100]!r}, is not valid Unicode") from None
     return value
 
 
 def _labels_of(class_names: Sequence[str], where: str) -> dict[str, int]:
     """Numbers by name, once the names are found fit to stand in a file, one a line."""
+    if not class_names:
+        raise UserError(f"{where}: names no class")
     for name in class_names:
         if not name.isprintable() or not name.strip():
             raise UserError(f"{where}: a class is called {name[:100]!r}, expected printable text")
@@ -285,6 +297,11 @@ def _labels_of(class_names: Sequence[str], where: str) -> dict[str, int]:
         twice = next(name for label, name in enumerate(class_names) if labels[name] != label)
         raise UserError(f"{where}: names the class {twice[:100]!r} twice")
     return labels
+
+
+def _refuse_empty(annotations: Path, train: Sequence[object]) -> None:
+    if not train:
+        raise UserError(f"{annotations}: its list of training videos is empty")
 
 
 def _label(where: str, name: str, labels: dict[str, int]) -> int:
