@@ -152,5 +152,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected a mapping of keys at the top, found {reprlib.repr(tree)}")
+        found = reprlib.repr(tree)
+        raise UserError(f"{path}: expected a mapping of keys at the top, found {found}")
     return tree
