@@ -30,7 +30,7 @@ def _table(results: list[ProbeResult]) -> Table:
             setting_in_words(result.setting),
             f"{result.held_out_top1:.1%}",
             f"{verdict.top1:.1%}",
-            f"{verdict.wilson_low:.1%} to {verdict.wilson_high:.1%}",
+            f"{verdict.top1_low:.1%} to {verdict.top1_high:.1%}",
             f"{verdict.top5:.1%}",
             f"{verdict.chance:.1%}",
         )

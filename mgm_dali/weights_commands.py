@@ -5,10 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mgm_dali.config import DetectionConfig
 from mgm_dali.data_commands import say
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
-from mgm_dali.models import Autoencoder, Classifier, LoadReport, build_autoencoder, build_classifier
+from mgm_dali.models import (
+    Autoencoder,
+    Classifier,
+    Detector,
+    LoadReport,
+    build_autoencoder,
+    build_classifier,
+)
 from mgm_dali.models.load_report import collapse
 from mgm_dali.models.pretrained import take_weights
 from mgm_dali.models.recognise import is_classifier, recognise
@@ -46,6 +54,11 @@ def export_weights(source: Path, output: Path, to: str, overrides: Sequence[str]
         raise UserError(f"{output}: VideoMAE's scripts read a .pth; name one, as weights.pth")
     network, report = _open(source, overrides)
     say(f"{report}")
+    if isinstance(network, Detector) and to != "safetensors":
+        raise UserError(
+            f"{report.source}: is a detector of actions, and its head reads boxes; nobody else has "
+            "such a network. Keep it with --to safetensors"
+        )
     with _all_or_nothing(output):
         done = EXPORTS[to](network, report, output)
     say(done)
@@ -92,7 +105,13 @@ def _open(source: Path, overrides: Sequence[str]) -> tuple[Network, LoadReport]:
     """The network that the weights are of, with them in it, and what became of each of them."""
     found = read_weights(source)
     config = recognise(found, overrides)
-    network = build_classifier(config) if is_classifier(found) else build_autoencoder(config)
+    network: Network
+    if found.of_detector and config.num_classes:
+        network = Detector(config, config.num_classes, DetectionConfig().box_cells)
+    elif is_classifier(found):
+        network = build_classifier(config)
+    else:
+        network = build_autoencoder(config)
     return network, take_weights(network, found)
 
 

@@ -58,9 +58,8 @@ def count_classes(found: FoundWeights) -> int | None:
 
 
 def is_classifier(found: FoundWeights) -> bool:
-    """Whether the weights end in a head that reads the mean of all tokens."""
-    whole = {"fc_norm.weight", "head.weight"} <= found.tensors.keys()
-    return whole and not found.is_of_images and not found.of_detector
+    """Whether the weights end in a head: a classifier's, or a detector's, whose names are equal."""
+    return {"fc_norm.weight", "head.weight"} <= found.tensors.keys() and not found.is_of_images
 
 
 def measure(found: FoundWeights) -> tuple[int, int, int]:

@@ -91,7 +91,7 @@ class _Content:
 
 
 def read_weights(source: Path) -> FoundWeights:
-    """Reads a run folder (its newest weights), a folder of Hugging Face or timm, or a file.
+    """Reads a run folder (`newest_weights`), a folder of Hugging Face or timm, or a file.
 
     Raises `WeightsError` if there is nothing, or nothing that can be read as plain tensors.
     """
@@ -135,6 +135,9 @@ def read_weights(source: Path) -> FoundWeights:
 def newest_weights(source: Path) -> Path:
     """The file itself, a run folder's newest weights, or the only ones of another folder.
 
+    Where a run keeps a moving average, the newest weights are that one: it is what the run itself
+    is judged by. To take those beside it, name their file.
+
     Raises `WeightsError` if there is none.
     """
     if source.is_file():
@@ -142,13 +145,13 @@ def newest_weights(source: Path) -> Path:
     if not source.is_dir():
         raise WeightsError(f"{source}: no such file or folder; check the path of the weights")
     for folder in (source / "weights", source):
-        steps = {
-            int(match[1]): path
+        found = [
+            (int(match[1]), match[2] is not None, path)
             for path in folder.glob("step-*.safetensors")
-            if (match := re.fullmatch(r"step-(\d+)\.safetensors", path.name))
-        }
-        if steps:
-            return steps[max(steps)]
+            if (match := re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", path.name))
+        ]
+        if found:
+            return max(found)[-1]
     for name in _FOLDER_FILES:
         if (source / name).is_file():
             return source / name

@@ -94,6 +94,8 @@ class ClipLoader:
         self._stream: Stream | None = None
         self._named: set[int] = set()
         """Rows that are in `skipped`."""
+        self._warned: set[Path] = set()
+        """Files of which it was said that they are skipped: some have many rows."""
         check_motion(self.manifest, config, self.placement.motion_source)
         check_augmentation(self._feed)
 
@@ -319,6 +321,8 @@ class ClipLoader:
         if clip.index not in self._named:
             self._named.add(clip.index)
             self.skipped.append(clip)
+        if clip.path not in self._warned:
+            self._warned.add(clip.path)
             logger.warning("skipped %s: %s", clip.path, clip.reason)
 
 

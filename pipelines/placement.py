@@ -99,6 +99,8 @@ def _choose_decoder(
         return "cpu", "cpu decoding by PyAV: there is no GPU in this run"
     if source not in (None, "store"):
         return "cpu", "cpu decoding by PyAV: live motion needs the frames on the CPU anyway"
+    if manifest.keyframes is not None:
+        return "cpu", "cpu decoding by PyAV: NVDEC would read a whole film for every moment of it"
     if not has_nvdec():
         return "cpu", "cpu decoding by PyAV: the driver's video decoder, libnvcuvid, is not there"
     if b".avi" in manifest.path_bytes.tobytes().lower():

@@ -17,11 +17,28 @@ from mgm_dali.training.log import RunLog
 from mgm_dali.training.world import World
 from mgm_dali.video.manifest import read_manifest, write_manifest
 
-__all__ = ["ALONE", "SIDE", "config_with", "made", "one_of_each_class", "write_networks"]
+__all__ = [
+    "ALONE",
+    "PROBE",
+    "SIDE",
+    "config_with",
+    "made",
+    "one_of_each_class",
+    "probe_config",
+    "write_networks",
+]
 
 ALONE = World(0, 1, torch.device("cpu"))
 SIDE = 2
 """Tokens of a slice that are kept are so many by so many."""
+PROBE = {
+    "held_out_share": 0.3,
+    "train_segments": 1,
+    "linear": {"epochs": 2, "sgd_rates": [0.1], "lars_rates": [6.4], "weight_decays": [0.0]},
+    "attentive": {"epochs": 1, "rates": [1e-3], "weight_decays": [0.01], "tokens_per_side": 1},
+    "knn": {"neighbours": [1, 3]},
+}
+"""Every kind of probe, as short as can be."""
 
 
 def one_of_each_class(manifest: Path) -> Path:
@@ -61,11 +78,20 @@ def config_with(
     return RunConfig.model_validate(values | sections)
 
 
+def probe_config(manifest: Path, output: Path, init: Path, **probe: Any) -> RunConfig:
+    """One view of each video of the manifest, which is both splits; `PROBE` and what is given."""
+    config = config_for(manifest, output)
+    model = config.model.model_copy(update={"init": init})
+    values = config.model_dump() | {"model": model.model_dump(), "probe": PROBE | probe}
+    values["evaluation"]["num_segments"] = 1
+    return RunConfig.model_validate(values)
+
+
 def made(config: RunConfig, world: World = ALONE) -> tuple[list[FeatureTable], str]:
     """Tables of train and val, and what was said."""
     encoder = open_encoder(config, ALONE)
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    makers = plan_features(splits_of(config), encoder, world)
+    makers = plan_features(splits_of(config), encoder, world, lambda _: None)
     with RunLog(config.output_dir, 0, 1) as log:
         done = 0
         for maker in makers:

@@ -30,7 +30,7 @@ def table_of(
         whole["tokens"] = torch.tensor(tokens).half()
     shards = [spec.rows_of(number) for number in range(spec.num_shards)]
     return FeatureTable(
-        spec, [{n: t[rows.start : rows.stop] for n, t in whole.items()} for rows in shards]
+        spec, [{n: t[rows.start : rows.stop] for n, t in whole.items()} for rows in shards], {}
     )
 
 

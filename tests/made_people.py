@@ -31,14 +31,18 @@ class PeopleSet:
     people: Path
 
 
-def write_people(folder: Path, num_videos: int, seed: int) -> PeopleSet:
-    """Videos v0.mp4 ... with a moment each second; numbers of actions are 1, 4 and 7."""
+def write_people(folder: Path, num_videos: int, seed: int, lonely: int = 0) -> PeopleSet:
+    """Videos v0.mp4 ... with a moment each second; numbers of actions are 1, 4 and 7.
+
+    In so many videos nobody has looked at the lower square.
+    """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     lines, videos = [], []
     for number in range(num_videos):
         videos.append(folder / f"v{number}.mp4")
-        lines += _write_video(videos[-1], rng)
+        found = _write_video(videos[-1], rng)
+        lines += [line for line in found if number >= lonely or line.endswith(",0\n")]
     manifest_of(folder / "videos.csv", videos)
     (folder / "people.csv").write_text("".join(lines))
     items = [

@@ -12,6 +12,8 @@ __all__ = [
     "FIELDS",
     "FINETUNING",
     "PRETRAINING",
+    "PROBE_FIELDS",
+    "PROBING",
     "RECIPES",
     "ROOT",
     "command_of",
@@ -31,24 +33,32 @@ RECIPES = {
 PRETRAINING = [name for name in RECIPES if not name.startswith("finetune/")]
 FINETUNING = [name for name in RECIPES if name.startswith("finetune/")]
 DETECTING = ["finetune/ava_vitb"]
+PROBING = {
+    f"probe/{path.stem}": path
+    for path in sorted((ROOT / "configs" / "probe").glob("*.yaml"))
+    if path.stem != "smoke"
+}
+"""No trainings, and on no page; their heads are held to the same."""
 FIELDS = ("Run", "Data", "Hardware", "Batch", "Cost", "Expected", "Status")
+PROBE_FIELDS = ("Run", "Data", "Hardware", "Disk", "Cost", "Expected", "Status")
+_PATHS = RECIPES | PROBING
 
 
 @cache
 def config_of(name: str) -> RunConfig:
     """The recipe as it stands, without overrides."""
-    return load_config(RECIPES[name])
+    return load_config(_PATHS[name])
 
 
 @cache
 def head_of(name: str) -> dict[str, str]:
     """The fields of a recipe's head, each in one line; around them stand "Title" and "Notes"."""
-    lines = RECIPES[name].read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    lines = _PATHS[name].read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     assert all(line.startswith("#") for line in lines), name
     fields, field = {"Title": ""}, "Title"
     for line in (line[1:] for line in lines):
         start = re.match(r" (\w+): +(.*)", line)
-        if start and start[1] in FIELDS:
+        if start and start[1] in (*FIELDS, *PROBE_FIELDS):
             field, line = start[1], start[2]
         elif not line and field == FIELDS[-1]:
             field = "Notes"
@@ -65,5 +75,5 @@ def overrides_of(name: str) -> dict[str, str]:
 
 
 def data_of(name: str) -> str:
-    """The data set that a recipe trains on, by the name of its manifest or folder."""
+    """The data set that a recipe learns from, by the name of its manifest or folder."""
     return re.match("(.+?)(-train/videos)?.csv", overrides_of(name)["data.train"])[1]

@@ -65,10 +65,37 @@ def test_a_box_in_several_lines_is_one_person_who_does_several_things(tmp_path):
     ]
     assert people.corners[0].tolist() == [0.077, 0.151, 0.283, 0.811]
     assert people.unlisted == 1, "action 12 is not in the list; no action at all is no fault"
+    assert people.lines.max() == 1
     known = people.actions()
     assert known.moments.tolist() == [0, 0, 0, 1]
     assert known.actions.tolist() == [0, 1, 1, 0]
     assert known.scores.tolist() == [1, 1, 1, 1]
+
+
+def test_equal_lines_are_one_person_and_two_true_boxes_as_in_the_official_evaluation(tmp_path):
+    (tmp_path / "people.csv").write_text(PEOPLE + PEOPLE.splitlines()[0][:-1] + "9\n")
+    people = read_people(tmp_path / "people.csv", ACTIONS, Moments())
+    assert len(people) == 5 and people.does.sum() == 4
+    assert people.actions().actions.tolist() == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("score", ["1.5", "-0.1", "3"])
+def test_a_list_of_a_detector_has_scores(tmp_path, score):
+    (tmp_path / "found.csv").write_text(f"v,5,0.1,0.1,0.5,0.9,,{score}\n")
+    with pytest.raises(UserError, match=r"found.csv:1: the score is .*expected 0 to 1"):
+        read_found_people(tmp_path / "found.csv", 3, 0.8, Moments())
+
+
+def test_a_list_of_people_is_no_list_of_excluded_moments(tmp_path):
+    (tmp_path / "people.csv").write_text(PEOPLE)
+    with pytest.raises(UserError, match=r"people.csv:1: .*expected video,second"):
+        read_excluded(tmp_path / "people.csv", Moments())
+
+
+def test_names_and_comments_of_actions_may_hold_braces(tmp_path):
+    text = '# made {by hand}\nitem {\n name: "x {a}"\n id: 3\n}\n'
+    (tmp_path / "list.pbtxt").write_text(text)
+    assert read_actions(tmp_path / "list.pbtxt") == [Action(3, "x {a}")]
 
 
 def test_a_detectors_boxes_count_from_a_score_on(tmp_path):
@@ -115,6 +142,9 @@ def test_detections_are_written_as_the_official_evaluation_reads_them(tmp_path):
         (",1,0.1,0.1,0.2,0.2,1,0", "expected video,second"),
         ("v,one,0.1,0.1,0.2,0.2,1,0", "the second is 'one', expected a number"),
         ("v,nan,0.1,0.1,0.2,0.2,1,0", "the second is 'nan'"),
+        ("v,1e308,0.1,0.1,0.2,0.2,1,0", "the second is 1e"),
+        ("v,-1,0.1,0.1,0.2,0.2,1,0", "the second is -1, expected 0 to 1000000"),
+        ("v,1,0.1,0.1,0.2,0.2,1,0,9", "expected video,second"),
         ("v,1,0.1,x,0.2,0.2,1,0", "a corner is 'x'"),
         ("v,1,0.3,0.1,0.2,0.2,1,0", "corners, not a corner and a size"),
         ("v,1,10,20,120,200,1,0", "fractions of the picture's width and height"),

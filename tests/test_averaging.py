@@ -11,10 +11,15 @@ from training_runs import config_for, losses_of, stopped_before
 
 from mgm_dali.errors import UserError
 from mgm_dali.models import build_autoencoder, load_pretrained
+from mgm_dali.models.weight_files import newest_weights
+from mgm_dali.report.network import name_of_weights
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.evaluate import evaluate
 from mgm_dali.training.finetune import finetune
+from mgm_dali.training.frozen import open_encoder
 from mgm_dali.training.pretrain import pretrain
+from mgm_dali.training.world import World
+from mgm_dali.weights_commands import export_weights
 
 DECAY = 0.75
 
@@ -187,7 +192,6 @@ def test_an_average_turned_off_later_is_gone_and_that_is_said(
     moving_shapes, plain_run, averaged_run, tmp_path
 ):
     run = resumable(averaged_run, tmp_path)
-    (run / "weights" / "step-6-ema.safetensors").unlink()
     pretrain(config_for(moving_shapes, run, changes_on_resume="accept"))
     assert "average    is dropped: training.ema_decay is 0" in (run / "train.log").read_text()
     assert not (run / "weights" / "step-6-ema.safetensors").exists()
@@ -198,6 +202,44 @@ def test_where_no_rank_has_whole_weights_there_is_no_average(moving_shapes, tmp_
     config = config_for(moving_shapes, tmp_path / "run", zero_stage=3, ema_decay=DECAY)
     with pytest.raises(UserError, match=r"training\.ema_decay.*take stage 2, or ema_decay=0"):
         pretrain(config)
+
+
+@pytest.mark.parametrize(
+    ("names", "newest"),
+    [
+        (["step-4"], "step-4"),
+        (["step-4", "step-4-ema"], "step-4-ema"),
+        (["step-9-ema", "step-9", "step-10", "step-10-ema"], "step-10-ema"),  # by number
+        (["step-4", "step-4-ema", "step-6"], "step-6"),  # turned off on the way
+        (["step-4", "step-6", "step-6-ema"], "step-6-ema"),  # turned on
+        (["step-4", "step-9-ema-old", "step-x-ema", "mine"], "step-4"),
+    ],
+)
+@pytest.mark.parametrize("below", ["weights", "."])
+def test_the_newest_weights_are_the_average_where_the_newest_step_has_one(
+    tmp_path, names, newest, below
+):
+    (tmp_path / below).mkdir(exist_ok=True)
+    for name in names:
+        (tmp_path / below / f"{name}.safetensors").touch()
+    assert newest_weights(tmp_path) == tmp_path / below / f"{newest}.safetensors"
+
+
+def test_whoever_takes_a_runs_weights_takes_its_average(moving_shapes, averaged_run, tmp_path):
+    average = averaged_run / "weights" / "step-6-ema.safetensors"
+    model = config_for(moving_shapes, averaged_run).model
+    assert load_pretrained(build_autoencoder(model), averaged_run).source == average
+    config = config_for(moving_shapes, tmp_path / "next", max_steps=1)
+    config = config.model_copy(update={"model": model.model_copy(update={"init": averaged_run})})
+    encoder = open_encoder(config, World(0, 1, torch.device("cpu")))
+    assert encoder.report.source == average
+    assert same(dict(encoder.network.state_dict()), load_file(average))
+    pretrain(config)
+    assert f"weights    {average}: " in (tmp_path / "next" / "train.log").read_text()
+    assert name_of_weights(average) == "run, step 6, moving average"
+    assert name_of_weights(average.with_name("step-6.safetensors")) == "run, step 6"
+    export_weights(averaged_run, tmp_path / "exported", "safetensors")
+    assert same(load_file(tmp_path / "exported" / "model.safetensors"), load_file(average))
 
 
 def test_a_finetuned_run_is_judged_by_its_average(moving_shapes, tmp_path):
@@ -215,5 +257,8 @@ def test_a_finetuned_run_is_judged_by_its_average(moving_shapes, tmp_path):
         return (tmp_path / weights.stem / "predictions.csv").read_text()
 
     predictions = (run / "predictions.csv").read_text()
-    assert judged(average) == predictions
+    assert judged(average) == judged(run) == predictions
+    evaluate(config)
+    again = json.loads((run / "evaluation.json").read_text())
+    assert again == verdict
     assert judged(run / "weights" / "step-2.safetensors") != predictions

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_people import ACTIONS, PeopleSet, detection_config, write_people
+from safetensors.torch import load_file
 from thread_ranks import on_ranks
 from training_runs import losses_of, stopped_before
 from typer.testing import CliRunner
@@ -20,11 +21,13 @@ from mgm_dali.models.saving import save_weights
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.average_precision import average_precisions
-from mgm_dali.training.detecting import found_actions, score_people
+from mgm_dali.training.detection_judging import found_actions, judge_detector, score_people
 from mgm_dali.training.evaluate import evaluate
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.judged_people import people_to_judge
+from mgm_dali.training.judging import Watcher
 from mgm_dali.training.metrics import read_metrics
+from mgm_dali.training.world import World
 from mgm_dali.video.ava import Moments, read_actions, read_people
 
 torch.set_num_threads(1)
@@ -114,6 +117,35 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(parts, tmp_path, monk
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
 
 
+def test_a_run_does_not_go_on_with_other_people(parts, tmp_path, monkeypatch):
+    train, val = parts
+    people = tmp_path / "people.csv"
+    people.write_text(train.people.read_text())
+    steps = {"max_steps": 4, "batch_size": 4, "checkpoint_every_steps": 2, "zero_stage": 0}
+    config = detection_config(train, val, tmp_path / "run", detection={"train": people}, **steps)
+    with monkeypatch.context() as patch:
+        stopped_before(3, patch, lambda: finetune(config))
+    people.write_text("".join(people.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(UserError, match="was written with another manifest"):
+        finetune(config)
+
+
+def test_the_loss_does_not_depend_on_how_a_step_is_cut_up(parts, tmp_path):
+    """Of clips that show nobody, one person or two."""
+    lonely = write_people(tmp_path / "people", 6, 3, lonely=3)
+    losses = []
+    for clips, passes in ((6, 1), (2, 3), (1, 6)):
+        run = tmp_path / f"{clips}x{passes}"
+        steps = {"max_steps": 3, "batch_size": clips, "accumulate_steps": passes, "zero_stage": 0}
+        config = detection_config(lonely, parts[1], run, **steps)
+        augment = config.augment.model_copy(update={"crop": "random_resized", "min_area": 0.05})
+        data = config.data.model_copy(update={"val": None})
+        finetune(config.model_copy(update={"augment": augment, "data": data}))
+        losses.append(losses_of(run))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
 def scores_on(ranks, config):
     """Of a network that has learned nothing, from each rank."""
     judged = people_to_judge(config, read_actions(config.detection.actions))
@@ -156,13 +188,60 @@ def test_people_of_an_unreadable_video_count_as_not_found_and_are_listed(parts, 
     config = detection_config(train, bad, tmp_path / "run")
     model = config.model.model_copy(update={"init": trained})
     found = evaluate(config.model_copy(update={"model": model}))
-    assert all(place["path"].endswith("v2.mp4") for place in found.unreadable)
+    assert [place["video"] for place in found.unreadable] == ["v2"] * 3
     assert [place["second"] for place in found.unreadable] == ["1", "2", "3"]
     assert all("cannot be" in place["reason"] for place in found.unreadable)
     assert found.num_boxes == sum(whole["action_boxes"]), "their boxes still count"
     # Three quarters of the boxes can be found, at full precision at best.
     assert all(value <= 0.75 for value in found.average_precisions)
     assert found.mean_average_precision > 0.6
+
+
+@pytest.fixture
+def unreadable(parts, trained, tmp_path):
+    """The config of a trained run in a folder of its own; no video that is judged can be read."""
+    train, val = parts
+    folder = tmp_path / "bad"
+    bad = with_file(val, "v0.mp4", b"no video", folder)
+    for path in folder.glob("*.mp4"):
+        path.write_bytes(b"no video")
+    config = detection_config(train, bad, tmp_path / "run")
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"init": trained, "num_classes": 3})}
+    )
+
+
+def test_a_set_of_which_nothing_can_be_read_is_no_result(unreadable):
+    with pytest.raises(
+        UserError, match=r"none of its 12 moments .*first is second 1 of v0: .*No result"
+    ):
+        evaluate(unreadable)
+    assert [path.name for path in unreadable.output_dir.iterdir()] == ["train.log"]
+
+
+def test_while_training_it_is_said_that_nothing_can_be_read(unreadable, trained):
+    judged = people_to_judge(unreadable, read_actions(unreadable.detection.actions))
+    weights, said = load_file(trained / "weights" / "step-30.safetensors"), []
+    world = World(0, 1, torch.device("cpu"))
+    watcher = Watcher(said.append, lambda: None)
+    assert judge_detector(judged, unreadable, world, weights, watcher) == {"val/mAP": 0.0}
+    assert "none of its 12 moments could be judged; the first is" in said[0]
+    assert said[1] == "mAP 0.0% on 12 moments, 12 of them unreadable"
+
+
+def test_a_judgement_of_other_people_says_which_one_it_replaces(parts, trained, tmp_path):
+    train, val = parts
+    config = detection_config(train, val, tmp_path / "run")
+    model = config.model.model_copy(update={"init": trained})
+    evaluate(config.model_copy(update={"model": model}))
+    people = tmp_path / "people.csv"
+    people.write_text("v0,0001,0.1,0.1,0.9,0.9,,0.99\n")
+    other = detection_config(train, val, tmp_path / "run", detection={"people": people})
+    evaluate(other.model_copy(update={"model": model}))
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count("replaces") == 1
+    assert f"replaces   the judgement of {val.manifest} (people {val.people})" in log
+    assert not (tmp_path / "run" / "skipped.csv").exists()
 
 
 def test_a_video_that_is_not_there_counts_too_and_is_said(parts, trained, tmp_path):
@@ -173,7 +252,11 @@ def test_a_video_that_is_not_there_counts_too_and_is_said(parts, trained, tmp_pa
     config = detection_config(train, fewer, tmp_path / "run")
     model = config.model.model_copy(update={"init": trained})
     found = evaluate(config.model_copy(update={"model": model}))
-    assert (found.num_moments, found.num_boxes) == (9, 36)
+    assert (found.num_people, found.num_moments, found.num_boxes) == (18, 9, 36)
+    assert found.unreadable == []
+    assert [(place["video"], place["second"]) for place in found.not_shown] == [
+        ("v1", str(second)) for second in (1, 2, 3)
+    ]
     assert all(value <= 0.75 for value in found.average_precisions)
     log = (tmp_path / "run" / "train.log").read_text()
     assert "not to be seen: 3 moments: the manifest has no video of that name" in log
@@ -186,7 +269,7 @@ def test_excluded_moments_do_not_count(parts, tmp_path):
     config = detection_config(train, val, tmp_path / "run", detection={"excluded": excluded})
     judged = people_to_judge(config, read_actions(val.actions))
     assert len(judged.keyframes.moments) == 8 and len(judged.truth) == 24
-    assert "4 moments are excluded" in judged.notes
+    assert "4 moments with people are excluded" in judged.notes
 
 
 def test_found_people_are_looked_at_in_place_of_the_true_ones(parts, trained, tmp_path):
@@ -234,11 +317,18 @@ def test_what_would_part_clips_from_their_boxes_is_refused(
         ({"train": None}, "detection.train is not set"),
         ({"val": None}, "detection.val is not set"),
         ({"first_second": 900}, "no moment of it is in a video"),
+        ({"train": "EMPTY"}, "empty.csv: nobody does any of the actions"),
+        ({"val": "EMPTY"}, "empty.csv: nobody does any of the actions"),
+        ({"people": "EMPTY"}, "empty.csv: nobody is left to look at"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_read(parts, tmp_path, detection, message):
+    (tmp_path / "empty.csv").write_text("")
     values = detection_config(*parts, tmp_path).model_dump()
-    values["detection"] |= detection
+    values["detection"] |= {
+        key: tmp_path / "empty.csv" if value == "EMPTY" else value
+        for key, value in detection.items()
+    }
     with pytest.raises(UserError, match=message):
         finetune(RunConfig.model_validate(values))
 

@@ -9,10 +9,8 @@ from networks import EVERY_BACKBONE, normal_clip, randomised, tiny_config
 
 from mgm_dali.errors import UserError
 from mgm_dali.models import Detector, build_autoencoder, build_classifier, load_pretrained
-from mgm_dali.models.recognise import is_classifier
 from mgm_dali.models.saving import save_weights
-from mgm_dali.models.weight_files import read_weights
-from mgm_dali.weights_commands import export_weights
+from mgm_dali.weights_commands import export_weights, import_weights
 
 CELLS = 3
 
@@ -112,9 +110,24 @@ def test_it_starts_from_any_weights_of_ours_and_says_what_it_left(kind, tmp_path
 def test_nobody_takes_a_detectors_head_for_a_classifiers(tmp_path):
     config = tiny_config(num_classes=5)
     save_weights(detector_for(), config, tmp_path / "weights.safetensors")
-    assert not is_classifier(read_weights(tmp_path / "weights.safetensors"))
     report = load_pretrained(build_classifier(config), tmp_path / "weights.safetensors")
     assert {"head.weight", "head.bias"} <= set(report.missing)
     assert "head reads boxes of people in the file, and not here" in str(report)
-    with pytest.raises(UserError, match="lacks"):
-        export_weights(tmp_path / "weights.safetensors", tmp_path / "out", "huggingface")
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "timesformer_base"])
+def test_it_is_kept_whole_by_import_and_by_export_and_is_nothing_for_others(name, tmp_path):
+    detector = detector_for(name)
+    source = tmp_path / "weights.safetensors"
+    save_weights(detector, detector.config, source)
+    import_weights(source, tmp_path / "imported")
+    export_weights(tmp_path / "imported", tmp_path / "exported", "safetensors")
+    again = Detector(detector.config, 5, CELLS)
+    report = load_pretrained(again, tmp_path / "exported")
+    assert not report.missing
+    for key, tensor in detector.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], tensor)
+    for to, place in (("huggingface", "hf"), ("videomae", "weights.pth")):
+        with pytest.raises(UserError, match=r"is a detector of actions.*--to safetensors"):
+            export_weights(source, tmp_path / place, to)
+        assert not (tmp_path / place).exists()

@@ -12,6 +12,7 @@ import torch
 from feature_runs import SIDE, config_with, made, write_networks
 from made_features import table_of
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mgm_dali.errors import UserError
 from mgm_dali.training import feature_store, features
@@ -35,11 +36,11 @@ def test_a_killed_run_goes_on_behind_the_shards_that_are_there(
     written = []
     original = features.write_shard
 
-    def write_two(folder, spec, number, tensors):
+    def write_two(folder, spec, number, tensors, reasons):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(number)
-        original(folder, spec, number, tensors)
+        original(folder, spec, number, tensors, reasons)
 
     monkeypatch.setattr(features, "write_shard", write_two)
     with pytest.raises(KeyboardInterrupt):
@@ -55,7 +56,17 @@ def test_a_killed_run_goes_on_behind_the_shards_that_are_there(
         assert torch.equal(table.take("mean", np.arange(8)), other.take("mean", np.arange(8)))
 
 
-@pytest.mark.parametrize("damage", ["cut off", "another's", "no safetensors", "gone"])
+def with_other(path, **changed):
+    """Writes a shard anew with other tensors, and all that it says of itself."""
+    with safe_open(path, "pt") as file:
+        said = file.metadata()
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    save_file(tensors | changed, path, said)
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut off", "another's", "no safetensors", "other numbers", "none read", "gone"]
+)
 @pytest.mark.usefixtures("small_shards")
 def test_a_damaged_shard_is_made_again_and_no_other(
     eight_videos, weights, tmp_path, monkeypatch, damage
@@ -71,6 +82,10 @@ def test_a_damaged_shard_is_made_again_and_no_other(
         shutil.copy(folder / "00001.safetensors", path)
     elif damage == "no safetensors":
         path.write_bytes(b"\xff" * 100)
+    elif damage == "other numbers":
+        with_other(path, mean=torch.randn(2, 2, 128))
+    elif damage == "none read":
+        with_other(path, state=torch.ones(2, 2, dtype=torch.uint8))
     else:
         path.unlink()
     made_again = []
@@ -79,6 +94,20 @@ def test_a_damaged_shard_is_made_again_and_no_other(
     (after, _), said = made(config)
     assert made_again == [2] and torch.equal(after.take("mean", np.arange(8)), expected)
     assert (f"made again: {path}" in said) == (damage != "gone")
+    if damage in ("other numbers", "none read"):
+        assert f"{path}: is not what was written" in said
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_each_shard_is_read_against_its_checksum_once(eight_videos, weights, tmp_path, monkeypatch):
+    config = config_with(eight_videos, tmp_path / "run", weights["autoencoder"])
+    made(config)
+    original, looked_at = feature_store._why_damaged, []
+    monkeypatch.setattr(
+        feature_store, "_why_damaged", lambda *a: (looked_at.append(a[::2]), original(*a))[1]
+    )
+    made(config)
+    assert len(looked_at) == len(set(looked_at)) == 2 * 4
 
 
 def test_features_are_taken_as_they_are_where_nothing_has_changed(
@@ -181,7 +210,10 @@ def test_a_shard_is_mapped_into_memory_and_says_what_it_is(eight_videos, weights
     (train, _), _ = made(config)
     folder = next((tmp_path / "run/features").glob("train-*"))
     with safe_open(folder / "00000.safetensors", "pt") as file:
-        assert file.metadata() == {"key": train.spec.digest, "shard": "0"}
+        said = file.metadata()
+        checksum = said.pop("checksum")
+        assert said == {"key": train.spec.digest, "shard": "0", "unreadable": "{}"}
+        assert len(bytes.fromhex(checksum)) == 16
         assert file.get_slice("mean").get_shape() == [8, 2, 128]
     assert json.loads((folder / "key.json").read_text()) == train.spec.key
     expected = {"precision": "fp32", "decode": "cpu", "segments": 2, "model.image_size": 64}

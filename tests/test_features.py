@@ -123,7 +123,11 @@ def test_an_unreadable_video_is_known_and_nothing_stands_in_for_it(eight_videos,
     (train, _), _ = made(config)
     assert train.readable_rows.tolist() == [row for row in range(8) if row != 5]
     assert not train.take("mean", np.array([5])).any()
-    assert bad in (tmp_path / "run/skipped.csv").read_text()
+    (again, _), said = made(config)
+    assert "all are there" in said, "what is kept knows the reason"
+    for table in (train, again):
+        assert list(table.reasons) == [5] and table.reasons[5]
+    assert not (tmp_path / "run/skipped.csv").exists()
 
 
 def test_features_that_are_no_numbers_are_refused(eight_videos, weights, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Clips lie around their moments, and people are where the pixels show them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mgm_dali.clips.keyframes import keyframes_of, people_in_clips
 from mgm_dali.clips.sampling import frames_around
 from mgm_dali.config import ClipConfig
 from mgm_dali.errors import UserError
+from mgm_dali.pipelines import placement
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
 from mgm_dali.video.ava import Moments, read_actions, read_people
@@ -42,6 +44,8 @@ def test_a_moment_is_the_frame_that_its_second_shows(made, first_second):
         assert video.label == row, "a stand-in brings its own people"
         who = keyframes.people.moments[keyframes.first[row] : keyframes.past[row]]
         assert who.tolist() == [number, number]
+    assert len(keyframes.people) == 2 * len(keyframes.moments), "of the lost nobody is left"
+    assert not set(keyframes.lost) & set(keyframes.moments.tolist())
     assert len(keyframes.moments) + len(keyframes.lost) == 9
     assert len(keyframes.lost) == 3 * math.ceil(max(first_second - 1, 0))
     if keyframes.lost:
@@ -150,6 +154,34 @@ def test_people_are_where_the_pixels_show_them(made, tmp_path, crop, repeats):
                 assert (brightness > 1.5) if is_bright else (brightness < -1.2), brightness
                 checked.add((is_bright, bool(crops[int(clip), 1] > crops[int(clip), 3])))
     assert len(checked) == 4, "bright and dark, mirrored and not"
+
+
+def test_a_bad_film_is_warned_of_once_and_each_of_its_moments_counts(made, tmp_path, caplog):
+    (tmp_path / "bad").mkdir()
+    for path in made.manifest.parent.iterdir():
+        data = b"no video" if path.name == "v1.mp4" else path.read_bytes()
+        (tmp_path / "bad" / path.name).write_bytes(data)
+    bad = type(made)(*(tmp_path / "bad" / p.name for p in vars(made).values()))
+    keyframes, _ = keyframes_in(bad)
+    config = detection_config(bad, bad, tmp_path)
+    with ClipLoader(
+        config, "evaluate", Share(4), needs_motion=False, manifest=keyframes.manifest
+    ) as loader:
+        assert sum(len(batch) for batch in loader) == 12
+    assert [record.getMessage().count("v1.mp4") for record in caplog.records] == [1]
+    assert len(loader.skipped) == loader.num_skipped == 3
+
+
+def test_on_a_gpu_moments_of_films_are_not_decoded_by_nvdec(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "choose_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(placement, "has_nvdec", lambda: True)
+    config = detection_config(made, made, tmp_path)
+    manifest = read_manifest(made.manifest)
+    keyframes, _ = keyframes_in(made)
+    chosen = placement.choose_placement(config, keyframes.manifest, needs_motion=False)
+    assert chosen.decode == "cpu" and "a whole film for every moment" in chosen.reason
+    large = replace(manifest, widths=manifest.widths + 100, heights=manifest.heights + 100)
+    assert placement.choose_placement(config, large, needs_motion=False).decode == "nvdec"
 
 
 def test_a_stand_in_brings_its_own_people(made, tmp_path):

@@ -9,7 +9,13 @@ from made_features import examples_of, fitting_for, table_of
 
 from mgm_dali.config.probe import ProbeConfig
 from mgm_dali.training import probe_knn
-from mgm_dali.training.probe_knn import KnnSetting, fit_knn, knn_settings, nearest
+from mgm_dali.training.probe_knn import (
+    KnnSetting,
+    fit_knn,
+    knn_settings,
+    nearest,
+    with_fewer_neighbours,
+)
 
 torch.set_num_threads(1)
 
@@ -66,6 +72,16 @@ def test_several_numbers_of_neighbours_are_each_as_alone():
     for place, setting in enumerate(settings):
         alone = fit_knn([setting], train, fitting_for(CLASSES))(train.table, rows)[0]
         assert torch.equal(together[place], alone)
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "left"), [(1, [1]), (6, [6, 1]), (7, [7, 1]), (19, [19, 7, 1]), (20, [20, 7, 1])]
+)
+def test_no_more_neighbours_are_asked_than_there_are_videos(num_videos, left):
+    config = ProbeConfig.model_validate({"knn": {"neighbours": [20, 7, 1]}})
+    fewer = with_fewer_neighbours(config, num_videos)
+    assert [setting.neighbours for setting in knn_settings(fewer)] == left
+    assert fewer.linear == config.linear
 
 
 def test_every_video_is_its_own_nearest_neighbour():

@@ -10,7 +10,8 @@ from made_features import examples_of, fitting_for, planted, table_of
 from timm.optim import Lars
 from torch import nn
 
-from mgm_dali.config.probe import ProbeConfig
+from mgm_dali.config.probe import LinearProbeConfig, ProbeConfig
+from mgm_dali.errors import UserError
 from mgm_dali.training.probe_data import (
     batch_size_for,
     cosine_factor,
@@ -213,6 +214,30 @@ def test_rates_rise_in_a_line_and_fall_as_a_cosine(step, factor):
 
 def test_rates_without_warm_up_begin_at_the_peak():
     assert cosine_factor(0, 100, 0) == 1
+
+
+@pytest.mark.parametrize("largest", range(3, 9))
+def test_no_batch_has_one_video_alone_whatever_is_left_over(largest):
+    assert LinearProbeConfig(batch_size=3).batch_size == 3, "the smallest that there is"
+    for count in range(2, 100):
+        train = examples_of(table_of(np.zeros((count, 1, 1))), np.zeros(count, np.int64))
+        batches = epoch_of_batches(train, "mean", largest, 0, fitting_for(1))
+        sizes = [len(batch.labels) for batch in batches]
+        assert 2 <= min(sizes) and max(sizes) <= largest and sum(sizes) == count
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
+def test_few_videos_are_learned_from_in_small_batches(count):
+    train, val = small_set(count)
+    fitting = fitting_for(CLASSES, linear={"epochs": 2, "batch_size": 3})
+    found = fit_linear([LinearSetting("sgd", 0.1, 0.0)], train, fitting)(val, np.arange(30))
+    assert torch.isfinite(found).all()
+
+
+def test_one_video_alone_is_refused():
+    train, _ = small_set(1)
+    with pytest.raises(UserError, match=r"1 video is left.*leave linear out of probe\.kinds"):
+        fit_linear([LinearSetting("sgd", 0.1, 0.0)], train, fitting_for(CLASSES))
 
 
 @pytest.mark.parametrize("count", [2, 31, 33, 70, 1000])

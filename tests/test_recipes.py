@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from feature_runs import ALONE
 from made_people import write_people
 from recipes import (
     DETECTING,
     FIELDS,
     FINETUNING,
     PRETRAINING,
+    PROBE_FIELDS,
+    PROBING,
     RECIPES,
     ROOT,
     command_of,
@@ -23,15 +26,18 @@ from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import RunConfig, load_config
 from mgm_dali.config.layers import merge_layers, read_layers
 from mgm_dali.masking import NEEDS_MOTION, decoded_count, hidden_per_slice
+from mgm_dali.models import BACKBONES
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.motion.extract import extract
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.pipelines import Share
 from mgm_dali.pipelines.loader import ClipLoader
+from mgm_dali.training.feature_store import FeatureSpec
 from mgm_dali.training.finetune import finetune
 from mgm_dali.training.metrics import read_steps
-from mgm_dali.training.objectives import objective_of
+from mgm_dali.training.objective_choice import objective_of
 from mgm_dali.training.pretrain import pretrain
+from mgm_dali.training.probe import PROBES
 from mgm_dali.training.schedule import peak_lr, with_accumulation
 from mgm_dali.video.manifest import read_manifest
 
@@ -49,6 +55,15 @@ VIDEOS = {
 Of AVA the annotated seconds, each of which is a sample if it shows people.
 """
 
+JUDGED_VIDEOS = {
+    "k400": 20_000,
+    "ssv2": 24_777,
+    "ucf101": 3_783,
+    "hmdb51": 1_530,
+    "diving48": 1_970,
+}
+"""Validation or test videos of the same lists."""
+
 
 def gflops_of(config: RunConfig, stage: str) -> float:
     grid = token_grid(config.model)
@@ -59,11 +74,11 @@ def gflops_of(config: RunConfig, stage: str) -> float:
     return forward_gflops(config.model, grid.num_tokens - hidden, decoded)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *PROBING])
 def test_every_head_is_whole_and_honest(name: str) -> None:
-    head = head_of(name)
-    assert list(head)[: 1 + len(FIELDS)] == ["Title", *FIELDS]
-    assert head["Title"].endswith(".") and all(head[field] for field in FIELDS)
+    head, fields = head_of(name), PROBE_FIELDS if name in PROBING else FIELDS
+    assert list(head)[: 1 + len(fields)] == ["Title", *fields]
+    assert head["Title"].endswith(".") and all(head[field] for field in fields)
     assert re.search(r"\d|no number", head["Expected"])
     assert head["Status"] == "not run to the end by us; only the same code at smoke size."
 
@@ -109,6 +124,48 @@ def test_the_heads_figures_are_what_the_code_computes(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", PROBING)
+def test_the_run_line_of_a_probe_works_as_it_is_written(name: str) -> None:
+    before, _, after = " ".join(command_of(name)).partition("probe configs/")
+    assert before in ("mgm-dali ", "deepspeed --module mgm_dali ")
+    path, *overrides = after.split()
+    assert ROOT / "configs" / path == PROBING[name]
+    config = load_config(PROBING[name], overrides)
+    assert (config.data.train, config.data.val) == (
+        Path(f"{data_of(name)}.csv"),
+        Path(f"{data_of(name)}-val.csv"),
+    )
+    assert config.model.init in {config_of(n).output_dir for n in PRETRAINING}
+
+
+@pytest.mark.parametrize("name", PROBING)
+def test_the_figures_of_a_probe_are_what_the_code_computes(name: str) -> None:
+    head, config = head_of(name), config_of(name)
+    train, val = VIDEOS[data_of(name)], JUDGED_VIDEOS[data_of(name)]
+    judged = "test" if "test videos" in head["Data"] else "validation"
+    assert f"{train:,} training and {val:,} {judged} videos" in head["Data"]
+    probe, views = config.probe, config.evaluation
+    learned = train * probe.train_segments * probe.train_crops
+    tested = val * views.num_segments * views.num_crops
+    gflops = forward_gflops(config.model, token_grid(config.model).num_tokens)
+    assert head["Cost"] == (
+        f"{gflops:.1f} GFLOPs a clip, once: {learned:,} training and {tested:,} {judged} clips, "
+        f"{(learned + tested) * gflops / 1e9:.2f} EFLOP."
+    )
+    assert set(probe.kinds) == set(PROBES), "its disk holds the features of all"
+    tokens = token_grid(config.model).t * probe.attentive.tokens_per_side**2
+    width = BACKBONES[config.model.name].width
+    sizes = {}
+    for kept in (0, tokens):
+        spec = FeatureSpec("train", {}, learned + tested, 1, width, kept)
+        sizes[kept] = (spec.num_bytes - spec.num_rows) / 1e9  # without a byte that says who is read
+    means, all_tokens = sizes[0], sizes[tokens] - sizes[0]
+    assert head["Disk"].startswith(
+        f"{means:.1f} GB of means and {all_tokens:.{1 if all_tokens < 10 else 0}f} GB of tokens, "
+        "in RUN/features"
+    )
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_page_of_recipes_has_each_with_the_same_figures(name: str) -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -141,7 +198,7 @@ def test_any_usual_number_of_gpus_gives_the_same_batch(name: str) -> None:
 
 
 def test_no_two_recipes_write_into_the_same_folder() -> None:
-    folders = [config_of(name).output_dir for name in RECIPES]
+    folders = [config_of(name).output_dir for name in (*RECIPES, *PROBING)]
     assert len(set(folders)) == len(folders)
 
 
@@ -208,7 +265,7 @@ def test_every_recipe_gets_its_clips(name: str, moving_shapes: Path, tmp_path: P
     needs_motion = stage == "pretrain" and config.mask.strategy in NEEDS_MOTION
     manifest = None
     if name in DETECTING:
-        manifest = objective_of(config, to_train=True)[1].manifest
+        manifest = objective_of(config, ALONE, to_train=True)[1].manifest
     with ClipLoader(
         config, stage, Share(4), needs_motion=needs_motion, manifest=manifest
     ) as loader:

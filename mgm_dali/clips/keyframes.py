@@ -6,6 +6,7 @@ that stands in for another brings its own people, and `ClipBatch.crop` tells whe
 K keyframes, P people of all, B clips, V people in the clips of a batch.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ class Keyframes:
     moments: NDArray[np.int64]
     """`[K]`, by number."""
     people: People
+    """Those of the keyframes alone."""
     first: NDArray[np.int64]
     """`[K]`, the first of the people of each keyframe."""
     past: NDArray[np.int64]
@@ -52,11 +54,9 @@ def keyframes_of(
     """
     videos = _by_name(manifest)
     names = list(moments.numbers)
-    numbers, first = np.unique(people.moments, return_index=True)
-    past = np.append(first[1:], len(people))
-    rows, frames, kept = [], [], []
+    rows, frames = [], []
     lost: dict[int, str] = {}
-    for place, number in enumerate(numbers.tolist()):
+    for number in np.unique(people.moments).tolist():
         name, second = names[number]
         row, video = videos.get(name, (-1, None))
         frame, problem = _frame_at(second - first_second, video)
@@ -65,9 +65,8 @@ def keyframes_of(
         else:
             rows.append(row)
             frames.append(frame)
-            kept.append(place)
-    if not kept:
-        found = "; ".join(sorted(set(lost.values()))) or "it names nobody"
+    if not rows:
+        found = "; ".join(sorted(set(lost.values())))
         raise UserError(
             f"{source}: no moment of it is in a video of {manifest.path} ({found}); videos are "
             f"named as their files without the ending, and begin with second {first_second:g} "
@@ -79,7 +78,9 @@ def keyframes_of(
         keyframes=np.array(frames),
         class_names=(),
     )
-    return Keyframes(chosen, numbers[kept], people, first[kept], past[kept], lost)
+    shown = people.selected(~np.isin(people.moments, list(lost)))
+    numbers, first = np.unique(shown.moments, return_index=True)
+    return Keyframes(chosen, numbers, shown, first, np.append(first[1:], len(shown)), lost)
 
 
 def people_in_clips(
@@ -130,7 +131,7 @@ def _frame_at(second: float, video: Video | None) -> tuple[int, str]:
         return -1, "the manifest has no video of that name"
     if not video.fps:
         return -1, "the rate of the video's frames is not known"
-    frame = int(np.floor(second * video.fps + 0.5))  # at the mean rate
+    frame = math.floor(second * video.fps + 0.5)  # at the mean rate
     if not 0 <= frame < video.num_frames:
         return -1, "before the beginning or behind the end of the video"
     return frame, ""

@@ -16,7 +16,8 @@ class DetectionConfig(Section):
     actions: Path | None = None
     """AVA's list of actions (.pbtxt), each of which becomes an output of the network."""
     train: Path | None = None
-    """CSV of the people to learn from, and what they do (`ava_train_v2.2.csv`)."""
+    """CSV of the people to learn from, and what they do (`ava_train_v2.2.csv`). Every box counts,
+    also one that does nothing of the list."""
     val: Path | None = None
     """CSV of the people that are judged, and what they do (`ava_val_v2.2.csv`)."""
     excluded: Path | None = None

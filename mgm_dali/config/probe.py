@@ -26,8 +26,9 @@ class LinearProbeConfig(Section):
     """Passes over the training videos (MAE: 90)."""
     warmup_epochs: int = Field(10, ge=0)
     """Epochs of linear warm-up from 0, at most half of all (MAE: 10)."""
-    batch_size: int = Field(1024, ge=2)
-    """Videos a step, at most: a smaller set takes a 16th of itself, though not less than 32."""
+    batch_size: int = Field(1024, ge=3)
+    """Videos a step, at most: a smaller set takes a 16th of itself, though not less than 32. With 2
+    one video could be left over, of which alone there is no deviation."""
     sgd_rates: Rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     """Peak learning rates of SGD with momentum 0.9, as they are: not scaled with the batch."""
     lars_rates: Rates = (0.64, 2.0, 6.4, 20.0, 64.0, 200.0)

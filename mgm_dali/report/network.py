@@ -45,9 +45,9 @@ def config_of_weights(weights: Path) -> RunConfig | None:
 
 def name_of_weights(file: Path) -> str:
     """`RUN, step 100` for weights in a run folder, else the file and its folder."""
-    step = re.fullmatch(r"step-(\d+)\.safetensors", file.name)
+    step = re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", file.name)
     if step and file.absolute().parent.name == "weights":
-        return f"{_run_of(file).name}, step {step[1]}"
+        return f"{_run_of(file).name}, step {step[1]}{', moving average' if step[2] else ''}"
     return f"{file.absolute().parent.name}/{file.name}"
 
 

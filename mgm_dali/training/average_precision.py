@@ -27,6 +27,7 @@ __all__ = [
     "average_precisions",
     "mean_precision_interval",
     "most_certain",
+    "most_certain_rows",
 ]
 
 MAX_PER_MOMENT = 50
@@ -56,10 +57,17 @@ def most_certain(found: LabelledBoxes, limit: int = MAX_PER_MOMENT) -> LabelledB
 
     Of equal scores the earlier row stays. The rows keep their order.
     """
-    order = np.lexsort((-found.scores, found.moments))
-    moments = found.moments[order]
-    rank = np.arange(len(found)) - np.searchsorted(moments, moments)
-    return found.selected(np.sort(order[rank < limit]))
+    return found.selected(most_certain_rows(found.moments, found.scores, limit))
+
+
+def most_certain_rows(
+    moments: NDArray[np.int64], scores: NDArray[np.float64], limit: int = MAX_PER_MOMENT
+) -> NDArray[np.int64]:
+    """The same as rows, rising, of what may be too much to hold as boxes."""
+    order = np.lexsort((-scores, moments))
+    ordered = moments[order]
+    rank = np.arange(len(moments)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank < limit])
 
 
 def average_precisions(

@@ -119,12 +119,13 @@ def _write(
 def _finish(engine: Engine, config: RunConfig, position: Position, counters: Counters) -> None:
     """The rest: average, counters and position, then checksums and the name."""
     run, step = config.output_dir, position.step
-    partial = partial_folder(run, step)
+    partial, beside = partial_folder(run, step), average_beside(weights_file(run, step))
     if engine.average is not None:
         state = _average_of(engine)
-        path = average_beside(weights_file(run, step))
-        save_weights(engine.network, config.model, path, state)
+        save_weights(engine.network, config.model, beside, state)
         save_file(state, partial / EMA)
+    else:
+        beside.unlink(missing_ok=True)  # of a former run over this step, which kept one
     (partial / "counters.json").write_text(json.dumps(asdict(counters)))
     (partial / "position.json").write_text(json.dumps(asdict(position)))
     complete(run, step)

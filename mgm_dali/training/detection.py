@@ -13,7 +13,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.models import Detector
 from mgm_dali.pipelines.checks import manifest_for
-from mgm_dali.training.detecting import evaluate_detector, judge_detector
+from mgm_dali.training.detection_judging import evaluate_detector, judge_detector
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.judged_people import people_to_judge
 from mgm_dali.training.judging import Judgement
@@ -53,6 +53,7 @@ def detection(config: RunConfig, list_path: Path, *, to_train: bool) -> tuple[Ru
         evaluate=partial(evaluate_detector, judged),
         outputs=f"{len(actions)} actions of people in boxes",
         manifest=keyframes.manifest if keyframes is not None else None,
+        files=[path for path in (config.detection.train, list_path) if path and to_train],
         description=description,
     )
     return config, objective
@@ -63,7 +64,8 @@ def _with_actions(config: RunConfig, actions: list[Action], path: Path) -> RunCo
     if len(actions) < 2 or asked not in (None, len(actions)):
         raise UserError(
             f"{path}: names {len(actions)} action(s), and "
-            + (f"model.num_classes is {asked}; leave that out" if asked else "needs 2 or more")
+            + (f"the network has {asked} (model.num_classes)" if asked else "needs 2 or more")
+            + "; set detection.actions to the list that was trained on, or to a longer one"
         )
     model = config.model.model_copy(update={"num_classes": len(actions)})
     return config.model_copy(update={"model": model})
@@ -79,14 +81,18 @@ def _people_to_learn_from(config: RunConfig, actions: list[Action]) -> Keyframes
     moments = Moments()
     people = read_people(source, actions, moments)
     manifest = manifest_for(config, "finetune")
+    if not people.lines.any():
+        raise UserError(f"{source}: nobody does any of the actions of {config.detection.actions}")
     return keyframes_of(manifest, people, moments, config.detection.first_second, source)
 
 
 def _loss(engine: Engine, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
-    """Binary cross-entropy, the mean over people and actions.
+    """Binary cross-entropy, summed over people and actions, by those of a mean clip.
 
     Each action is a yes or no of its own, as in SlowFast, though of AVA's poses people have one.
-    Who sees nobody in his clips still takes part, so that the ranks' gradients meet.
+    There a batch's mean is taken; here what a person counts does not depend on how many others are
+    in the same pass, so that the clips of a step can be cut up as one likes. Who sees nobody in his
+    clips still takes part, so that the ranks' gradients meet.
     """
     assert batch.crop is not None
     # This waits for the device: the boxes of a batch are looked up on the host.
@@ -96,5 +102,6 @@ def _loss(engine: Engine, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
     says = engine(batch.video, torch.from_numpy(boxes).to(device)).float()
     does = torch.from_numpy(keyframes.people.does[people]).to(device, torch.float32)
     total = binary_cross_entropy_with_logits(says, does, reduction="sum")
-    loss: Tensor = total / max(does.numel(), 1)
+    of_a_clip = keyframes.people.lines.size / len(keyframes.manifest)
+    loss: Tensor = total / (of_a_clip * len(batch))
     return loss

@@ -1,7 +1,7 @@
 """What a detector of actions has found, as files and lines: mAP, its parts, every detection."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,13 @@ from mgm_dali.training.judged_people import JudgedPeople
 from mgm_dali.training.verdict_tables import csv_text
 from mgm_dali.video.ava import LabelledBoxes, detection_lines
 
-__all__ = ["DetectionResult", "action_lines", "result_in_words", "write_detections"]
+__all__ = [
+    "DetectionResult",
+    "action_lines",
+    "listed_moments",
+    "result_in_words",
+    "write_detections",
+]
 
 MOST_ACTIONS_PRINTED = 20
 
@@ -42,8 +48,19 @@ class DetectionResult:
     average_precisions: list[float | None]
     """Of each action; None where nobody does it."""
     unreadable: list[dict[str, str]]
-    """`path`, `second` and `reason` of each moment that could not be judged; its people count as
-    not found."""
+    """`video`, `second` and `reason` of each moment that could not be read or judged; its people
+    count as not found."""
+    not_shown: list[dict[str, str]]
+    """The same of each moment that no video of `data` shows."""
+
+
+def listed_moments(judged: JudgedPeople, reasons: Mapping[int, str]) -> list[dict[str, str]]:
+    """`video`, `second` and `reason` of moments by number."""
+    names = list(judged.moments.numbers)
+    return [
+        {"video": names[number][0], "second": f"{names[number][1]:g}", "reason": reason}
+        for number, reason in sorted(reasons.items())
+    ]
 
 
 def result_in_words(result: DetectionResult) -> str:
@@ -53,7 +70,7 @@ def result_in_words(result: DetectionResult) -> str:
         f"mAP {result.mean_average_precision:.1%} at IoU {result.min_overlap:g} (95% interval "
         f"{result.low:.1%} to {result.high:.1%}, over videos) of {there} actions; "
         f"{result.num_people} people in {result.num_moments} moments, "
-        f"{len(result.unreadable)} of them unreadable"
+        f"{len(result.unreadable)} of them unreadable, {len(result.not_shown)} more not shown"
     )
 
 

@@ -7,10 +7,9 @@ from mgm_dali.errors import UserError
 from mgm_dali.models import LoadReport
 from mgm_dali.models.weight_files import newest_weights
 from mgm_dali.pipelines.placement import choose_device
-from mgm_dali.runs.checkpoint_files import average_beside
 from mgm_dali.training.heartbeat import watched
 from mgm_dali.training.loading import load_on_all_ranks
-from mgm_dali.training.objectives import objective_of
+from mgm_dali.training.objective_choice import objective_of
 from mgm_dali.training.world import join_world
 
 __all__ = ["evaluate"]
@@ -25,7 +24,7 @@ def evaluate(config: RunConfig) -> object:
     """
     world = join_world(choose_device(config))
     with watched(world, config) as doing:
-        config, objective = objective_of(config, to_train=False)
+        config, objective = objective_of(config, world, to_train=False)
         source = world.only_first(lambda: _weights_to_judge(config), config.output_dir)
         network = objective.build(config)
         report = load_on_all_ranks(network, source, world)
@@ -42,10 +41,7 @@ def _weights_to_judge(config: RunConfig) -> Path:
                 "model.init to weights"
             )
         return config.model.init
-    newest = newest_weights(run)
-    average = average_beside(newest)
-    # The run's own judgements are of the average, if it has one.
-    return average if config.training.ema_decay and average.exists() else newest
+    return newest_weights(run)
 
 
 def _why_not_judged(report: LoadReport, config: RunConfig) -> str | None:

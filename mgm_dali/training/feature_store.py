@@ -3,14 +3,15 @@
     RUN/features/train-3f9a1c20/key.json             all that the numbers depend on
     RUN/features/train-3f9a1c20/00000.safetensors    the features of some videos, one behind another
 
-A shard appears whole or not at all, so whoever is killed loses one at the most. It is read through
-a memory map: what is not looked at takes no memory.
+A shard appears whole or not at all, so whoever is killed loses one at the most. A checksum in it
+tells later whether it is still what was written. It is read through a memory map: what is not
+looked at takes no memory.
 
 Letters: N videos, V views of each, D width, S tokens of a view that are kept (0: none).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -30,9 +31,9 @@ __all__ = [
     "FeatureSpec",
     "FeatureTable",
     "Shard",
+    "Store",
     "differences",
     "find_store",
-    "missing_shards",
     "open_table",
     "write_shard",
 ]
@@ -60,6 +61,11 @@ class FeatureSpec:
     num_views: int
     width: int
     num_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return f"{self.split}-{self.digest}"
 
     @property
     def digest(self) -> str:
@@ -99,11 +105,25 @@ class FeatureSpec:
         return range(first, min(first + self.rows_per_shard, self.num_rows))
 
 
+@dataclass(frozen=True)
+class Store:
+    """Where features are kept, and which of them are not there."""
+
+    folder: Path
+    """It need not exist yet."""
+    spec: FeatureSpec
+    """Of what is in it."""
+    missing: list[tuple[int, str]]
+    """Shards to be made, and of each why; empty where it is not there."""
+
+
 class FeatureTable:
     """All features of a split, mapped into memory."""
 
-    def __init__(self, spec: FeatureSpec, shards: list[Shard]) -> None:
+    def __init__(self, spec: FeatureSpec, shards: list[Shard], reasons: Mapping[int, str]) -> None:
         self.spec = spec
+        self.reasons = reasons
+        """Why not all views of a video could be read, by row."""
         self._tensors = {name: [shard[name] for shard in shards] for name in spec.layout}
         """Of each name consecutive stretches of `[rows, V, ...]`; all but the last are as long."""
         self.is_read: NDArray[np.bool_] = torch.cat(self._tensors["state"]).numpy() == 2
@@ -148,22 +168,23 @@ class FeatureTable:
         return np.take_along_axis(readable_first, chosen[:, None], axis=1)
 
 
-def find_store(root: Path, spec: FeatureSpec) -> tuple[Path, FeatureSpec]:
+def find_store(root: Path, spec: FeatureSpec, goes_on: Callable[[], None]) -> Store:
     """The folder of these features, and what is in it: with tokens too, where such are complete.
 
-    What a killed process left half is removed. The folder need not exist yet.
+    Reads all that is there, against its checksums; `goes_on` is called behind every shard. What a
+    killed process left half is removed.
     """
-    own = root / f"{spec.split}-{spec.digest}"
+    own = root / spec.name
     if not spec.num_tokens and not own.exists():
         for folder, key in _stores(root, spec.split):
             tokens = key.get("tokens")
             if isinstance(tokens, int) and {**key, "tokens": 0} == spec.key:
                 fuller = replace(spec, key=key, num_tokens=tokens)
-                if not missing_shards(folder, fuller):
-                    return folder, fuller
+                if not _missing_shards(folder, fuller, goes_on):
+                    return Store(folder, fuller, [])
     for partial in own.glob(".*.partial"):
         partial.unlink(missing_ok=True)
-    return own, spec
+    return Store(own, spec, _missing_shards(own, spec, goes_on))
 
 
 def differences(root: Path, spec: FeatureSpec) -> str:
@@ -179,21 +200,22 @@ def differences(root: Path, spec: FeatureSpec) -> str:
     return nearest[1] if nearest else "none were there"
 
 
-def missing_shards(folder: Path, spec: FeatureSpec) -> list[tuple[int, str]]:
-    """Shards to be made, and of each why; empty where it is not there."""
-    found = [(number, _why_damaged(folder, spec, number)) for number in range(spec.num_shards)]
-    return [(number, why) for number, why in found if why is not None]
+def write_shard(
+    folder: Path, spec: FeatureSpec, number: int, tensors: Shard, reasons: Mapping[int, str]
+) -> None:
+    """Writes one shard, `[rows, V, ...]` on the CPU, whole or not at all. Raises `UserError`.
 
-
-def write_shard(folder: Path, spec: FeatureSpec, number: int, tensors: Shard) -> None:
-    """Writes one shard, `[rows, V, ...]` on the CPU, whole or not at all. Raises `UserError`."""
+    `reasons` say by row why not all views of a video could be read.
+    """
     path = _path(folder, number)
     try:
         if not (folder / "key.json").exists():
             write_whole(folder / "key.json", json.dumps(spec.key, indent=1))
         with whole_file(path, synced=True) as partial:
             # Not `save_file`: what that makes only its owner can read.
-            partial.write_bytes(save(tensors, _metadata(spec, number)))
+            partial.write_bytes(
+                save(tensors, _metadata(spec, number, tensors, json.dumps(reasons)))
+            )
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
@@ -204,16 +226,31 @@ def write_shard(folder: Path, spec: FeatureSpec, number: int, tensors: Shard) ->
 
 def open_table(folder: Path, spec: FeatureSpec) -> FeatureTable:
     """The features of a complete folder. Raises `UserError` if a shard is not as it was."""
-    shards = []
+    shards: list[Shard] = []
+    reasons: dict[int, str] = {}
     for number in range(spec.num_shards):
         try:
             with safe_open(_path(folder, number), "pt") as file:
                 shards.append({name: file.get_tensor(name) for name in spec.layout})
+                unreadable = json.loads(file.metadata()["unreadable"])
+                reasons |= {int(row): reason for row, reason in unreadable.items()}
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{_path(folder, number)}: cannot be read ({error}); the same command makes it anew"
             ) from None
-    return FeatureTable(spec, shards)
+    return FeatureTable(spec, shards, reasons)
+
+
+def _missing_shards(
+    folder: Path, spec: FeatureSpec, goes_on: Callable[[], None]
+) -> list[tuple[int, str]]:
+    missing = []
+    for number in range(spec.num_shards):
+        why = _why_damaged(folder, spec, number)
+        if why is not None:
+            missing.append((number, why))
+        goes_on()
+    return missing
 
 
 def _why_damaged(folder: Path, spec: FeatureSpec, number: int) -> str | None:
@@ -227,8 +264,13 @@ def _why_damaged(folder: Path, spec: FeatureSpec, number: int) -> str | None:
             for name, (shape, _) in spec.layout.items():
                 if file.get_slice(name).get_shape() != [*leading, *shape]:
                     return f"{path}: {name} has another shape"
-            if file.metadata() != _metadata(spec, number):
-                return f"{path}: is another shard, or of other features"
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in spec.layout}
+        whole = _metadata(spec, number, tensors, said.get("unreadable", ""))
+        if any(said.get(name) != whole[name] for name in ("key", "shard")):
+            return f"{path}: is another shard, or of other features"
+        if said != whole:
+            return f"{path}: is not what was written"
     except (OSError, SafetensorError) as error:
         return f"{path}: {error}"
     return None
@@ -247,8 +289,18 @@ def _stores(root: Path, split: str) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _metadata(spec: FeatureSpec, number: int) -> dict[str, str]:
-    return {"key": spec.digest, "shard": str(number)}
+def _metadata(spec: FeatureSpec, number: int, tensors: Shard, unreadable: str) -> dict[str, str]:
+    """What a shard says of itself; `unreadable` is JSON: the reason, by row."""
+    digest = blake2b(unreadable.encode(), digest_size=16)
+    for name in spec.layout:
+        digest.update(f"{name} {tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return {
+        "key": spec.digest,
+        "shard": str(number),
+        "unreadable": unreadable,
+        "checksum": digest.hexdigest(),
+    }
 
 
 def _path(folder: Path, number: int) -> Path:

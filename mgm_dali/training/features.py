@@ -5,13 +5,14 @@ row, where every view has one place and all other ranks have zeros; the first ra
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mgm_dali.clips.batch import ClipBatch
@@ -25,15 +26,16 @@ from mgm_dali.training.feature_store import (
     FeatureSpec,
     FeatureTable,
     Shard,
+    Store,
     differences,
     find_store,
-    missing_shards,
     open_table,
     write_shard,
 )
 from mgm_dali.training.frozen import FrozenEncoder
 from mgm_dali.training.judging import autocast
 from mgm_dali.training.log import RunLog
+from mgm_dali.training.views import reasons_of
 from mgm_dali.training.world import World
 from mgm_dali.video.manifest import Manifest
 
@@ -74,12 +76,15 @@ def _split(name: str, config: RunConfig) -> Split:
 
 
 def plan_features(
-    splits: tuple[Split, Split], encoder: FrozenEncoder, world: World
+    splits: tuple[Split, Split],
+    encoder: FrozenEncoder,
+    world: World,
+    doing: Callable[[str], None],
 ) -> list["FeatureMaker"]:
     """What is there already, and who makes the rest: one for each split. All ranks must call it.
 
-    Raises `UserError`, on all ranks, if the machines list other videos, or if the disk has no room
-    for what is to come.
+    What is there is read once, against its checksums; `doing` hears of it. Raises `UserError`, on
+    all ranks, if the machines list other videos, or if the disk has no room for what is to come.
     """
     config = splits[0].config
     per_side = config.probe.attentive.tokens_per_side * ("attentive" in config.probe.kinds)
@@ -88,15 +93,16 @@ def plan_features(
     for split, spec in zip(splits, asked, strict=True):
         same = spec.digest == world.text_of_first(spec.digest)
         world.require(None if same else _another_list(split))
-    world.only_first(lambda: _require_room(root, asked), None)
+    elsewhere = [Store(root, spec, []) for spec in asked]
+    stores = world.only_first(
+        lambda: _find_stores(root, asked, lambda: doing("checking features")), elsewhere
+    )
     makers = []
-    for split, spec in zip(splits, asked, strict=True):
-        folder, found = find_store(root, spec) if world.is_first else (root, spec)
-        missing = missing_shards(folder, found) if world.is_first else []
-        shards = world.text_of_first(" ".join(str(number) for number, _ in missing)).split()
-        said = _opening(root, folder, found, missing) if world.is_first else []
+    for split, store in zip(splits, stores, strict=True):
+        shards = world.text_of_first(" ".join(str(number) for number, _ in store.missing)).split()
+        said = _opening(root, store) if world.is_first else []
         made = [int(number) for number in shards]
-        makers.append(FeatureMaker(split, encoder, found, folder, world, made, said))
+        makers.append(FeatureMaker(split, encoder, store.spec, store.folder, world, made, said))
     return makers
 
 
@@ -136,8 +142,8 @@ class FeatureMaker:
                     pending.append(self._encode(batch, loader.replaced))
                     reached = (forward + 1) * share.global_batch
                     while stretch and reached >= self._samples(stretch[0]).stop:
-                        log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-                        pending = self._write(stretch.pop(0), pending)
+                        reasons = {clip.index: clip.reason for clip in loader.skipped}
+                        pending = self._write(stretch.pop(0), pending, reasons)
                     done += 1
                     log.advance(done, f"features of {self.split.name}")
                     doing("encoding")
@@ -172,8 +178,11 @@ class FeatureMaker:
         part = {"sample": sample.cpu(), "mean": mean, "state": state}
         return part if tokens is None else {**part, "tokens": tokens}
 
-    def _write(self, shard: int, pending: list[Shard]) -> list[Shard]:
-        """Merges a shard from all ranks' parts and has it written; the parts that are left."""
+    def _write(self, shard: int, pending: list[Shard], reasons: Mapping[int, str]) -> list[Shard]:
+        """Merges a shard from all ranks' parts and has it written; the parts that are left.
+
+        `reasons` are those that this rank knows, by row.
+        """
         samples, rows = self._samples(shard), self.spec.rows_of(shard)
         merged: Shard = {}
         for name, (shape, dtype) in self.spec.layout.items():
@@ -186,10 +195,12 @@ class FeatureMaker:
                 sums[places] = part[name][counted.to(part[name].device)].to(sums.device)
             summed = self.world.sum(sums).cpu()
             merged[name] = summed.view(len(rows), self.spec.num_views, *shape)
-        self.world.only_first(lambda: self._keep(shard, merged), None)
+        lost = rows.start + np.flatnonzero((merged["state"] == 1).any(dim=1).numpy())
+        told = dict(zip(lost.tolist(), reasons_of(lost, reasons, self.world), strict=True))
+        self.world.only_first(lambda: self._keep(shard, merged, told), None)
         return [part for part in pending if int(part["sample"].max()) >= samples.stop]
 
-    def _keep(self, shard: int, merged: Shard) -> None:
+    def _keep(self, shard: int, merged: Shard, reasons: Mapping[int, str]) -> None:
         state = merged["state"]
         assert bool(((state == 1) | (state == 2)).all()), "a view was lost, or encoded twice"
         for name in merged.keys() - {"state"}:
@@ -199,7 +210,7 @@ class FeatureMaker:
                     f"videos that are no numbers in {merged[name].dtype}: take other weights, or "
                     "training.precision=fp32 if these are sound"
                 )
-        write_shard(self.folder, self.spec, shard, merged)
+        write_shard(self.folder, self.spec, shard, merged, reasons)
 
 
 def _spec(split: Split, encoder: FrozenEncoder, tokens_per_side: int) -> FeatureSpec:
@@ -232,13 +243,14 @@ def _stretches(shards: list[int]) -> Iterator[list[int]]:
         yield [shard for _, shard in group]
 
 
-def _require_room(root: Path, specs: list[FeatureSpec]) -> None:
+def _find_stores(root: Path, specs: list[FeatureSpec], goes_on: Callable[[], None]) -> list[Store]:
     """Refuses before the first video is read what would fill the disk."""
+    stores = [find_store(root, spec, goes_on) for spec in specs]
     needed = 0
-    for asked in specs:
-        folder, spec = find_store(root, asked)
+    for store in stores:
+        spec = store.spec
         shard_bytes = spec.rows_per_shard * spec.num_views * spec.bytes_per_view
-        needed += min(len(missing_shards(folder, spec)) * shard_bytes, spec.num_bytes)
+        needed += min(len(store.missing) * shard_bytes, spec.num_bytes)
     free = shutil.disk_usage(root.parent).free
     if needed > free:
         raise UserError(
@@ -246,11 +258,11 @@ def _require_room(root: Path, specs: list[FeatureSpec]) -> None:
             "room, take a smaller probe.attentive.tokens_per_side or fewer views, or leave "
             "attentive out of probe.kinds"
         )
+    return stores
 
 
-def _opening(
-    root: Path, folder: Path, spec: FeatureSpec, missing: list[tuple[int, str]]
-) -> list[str]:
+def _opening(root: Path, store: Store) -> list[str]:
+    folder, spec, missing = store.folder, store.spec, store.missing
     tokens = f" and {spec.num_tokens} tokens in float16" if spec.num_tokens else ""
     lines = [
         f"features   {spec.split}: {spec.num_rows} videos x {spec.num_views} view(s), means of "

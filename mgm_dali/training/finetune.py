@@ -15,7 +15,7 @@ from mgm_dali.training.computing import measured_clips, prepare, with_kernel, wi
 from mgm_dali.training.loading import load_on_all_ranks
 from mgm_dali.training.loop import Task, train
 from mgm_dali.training.objective import Objective
-from mgm_dali.training.objectives import objective_of
+from mgm_dali.training.objective_choice import objective_of
 from mgm_dali.training.resuming import starting_weights
 from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.supervision import supervised
@@ -33,7 +33,7 @@ def finetune(config: RunConfig) -> Path:
     """
     world = join_world(choose_device(config))
     with supervised(world, config) as supervision:
-        config, objective = objective_of(config, to_train=True)
+        config, objective = objective_of(config, world, to_train=True)
         config, task = _prepared(with_accumulation(config, world.size), objective, world)
         weights = train(config, task, world, supervision)
         if task.average is not None:
@@ -86,5 +86,6 @@ def _prepared(config: RunConfig, objective: Objective, world: World) -> tuple[Ru
         ],
         judgement=objective.judgement,
         manifest=objective.manifest,
+        files=objective.files,
     )
     return config, task

@@ -43,7 +43,7 @@ def people_to_judge(config: RunConfig, actions: list[Action]) -> JudgedPeople:
     if settings.val is None:
         raise UserError(
             "detection.val is not set: name the people that are judged, as "
-            "detection.val=ava_val_v2.2.csv, or leave out data.val"
+            "detection.val=ava_val_v2.2.csv; a run without data.val judges nobody"
         )
     known = read_people(settings.val, actions, moments)
     notes = [f"{known.unlisted} lines of other actions do not count"] if known.unlisted else []
@@ -54,19 +54,24 @@ def people_to_judge(config: RunConfig, actions: list[Action]) -> JudgedPeople:
         source = settings.people
         people, unsure = read_found_people(source, len(actions), settings.min_person_score, moments)
         notes.append(f"{unsure} boxes are left out, below detection.min_person_score")
-    excluded = read_excluded(settings.excluded, moments) if settings.excluded else set()
-    counts = np.array([number not in excluded for number in range(len(moments.numbers))])
-    if excluded:
-        notes.append(f"{len(excluded)} moments are excluded")
     truth = known.actions()
-    people = people.selected(counts[people.moments])
+    if settings.excluded:
+        excluded = list(read_excluded(settings.excluded, moments))
+        somebody = np.union1d(people.moments, truth.moments)
+        notes.append(f"{np.isin(somebody, excluded).sum()} moments with people are excluded")
+        people = people.selected(~np.isin(people.moments, excluded))
+        truth = truth.selected(~np.isin(truth.moments, excluded))
+    if not len(truth):
+        raise UserError(
+            f"{settings.val}: nobody does any of the actions of {settings.actions} in a moment "
+            "that counts"
+        )
+    if not len(people):
+        raise UserError(f"{source}: nobody is left to look at ({'; '.join(notes)})")
     keyframes = keyframes_of(
         manifest_for(config, "evaluate"), people, moments, settings.first_second, source
     )
     notes += [f"not to be seen: {line}" for line in keyframes.lost_in_words()]
     names: dict[str, int] = {}
     videos = [names.setdefault(video, len(names)) for video, _ in moments.numbers]
-    truth = truth.selected(counts[truth.moments])
-    if not len(truth):
-        raise UserError(f"{settings.val}: nobody does any of the listed actions")
     return JudgedPeople(actions, moments, keyframes, truth, np.array(videos), notes)

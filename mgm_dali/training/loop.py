@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +56,8 @@ class Task:
     judgement: Judgement
     manifest: Manifest | None = None
     """Takes the place of `data.train`."""
+    files: Sequence[Path] = ()
+    """On which the samples depend besides: a run goes on with the same alone."""
     picture: Callable[[ClipBatch], Any] | None = None
     """A picture of what the network makes of a batch's first clip: uint8 [H, W, 3]."""
 
@@ -85,7 +87,8 @@ def train(config: RunConfig, task: Task, world: World, supervision: Supervision)
                 manifest=task.manifest,
             )
         )
-        manifest, videos = checksum(loader.manifest.path), len(loader.manifest)
+        manifest = "+".join(checksum(path) for path in (loader.manifest.path, *task.files))
+        videos = len(loader.manifest)
         world.require(_why_another_list(manifest, loader, world))
         position = Position(start.step, task.stage, world.size, global_batch, manifest)
         world.require(why_another_run(run, start.position, position))
@@ -112,8 +115,8 @@ def _why_another_list(manifest: str, loader: ClipLoader, world: World) -> str | 
     if manifest == world.text_of_first(manifest):
         return None
     return (
-        f"{loader.manifest.path}: on {os.uname().nodename} this is another list of videos than on "
-        "the machine of rank 0; give all machines the same"
+        f"{loader.manifest.path}: on {os.uname().nodename} this list of videos, or what is learned "
+        "of them, is another than on the machine of rank 0; give all machines the same"
     )
 
 

@@ -1,22 +1,27 @@
 """Multi-view testing: every video is judged by the mean over its views."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.models import LoadReport, build_classifier
+from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.training.classes import Judged, judged_by
 from mgm_dali.training.judging import Watcher
 from mgm_dali.training.log import RunLog
+from mgm_dali.training.replacing import nothing_judged, replaced_judgement
 from mgm_dali.training.verdict import Verdict, judge, verdict_in_words
 from mgm_dali.training.verdict_tables import class_lines, per_class_csv, predictions_csv
-from mgm_dali.training.views import MergedViews, merge_views, open_views
+from mgm_dali.training.views import MergedViews, merge_views, open_views, reasons_of
 from mgm_dali.training.world import World
 
 __all__ = ["Evaluation", "evaluate_network", "judge_weights"]
@@ -34,6 +39,8 @@ class Evaluation(Verdict):
     merge: str
     num_incomplete: int
     """Videos of which some views could not be read; the others judge them."""
+    incomplete: list[dict[str, str]]
+    """`path` and `reason` of each of them."""
     unreadable: list[dict[str, str]]
     """`path` and `reason` of each video that could not be judged."""
 
@@ -47,7 +54,8 @@ def evaluate_network(
 ) -> Evaluation:
     """Judges a classifier on `data.val`; writes evaluation.json, predictions.csv, per_class.csv.
 
-    `loaded` says where its weights come from; `goes_on` is called behind every batch.
+    `loaded` says where its weights come from; `goes_on` is called behind every batch. Raises
+    `UserError`, on all ranks and before anything is written, if no video at all could be judged.
     """
     judged = judged_by(config)
     with (
@@ -58,16 +66,36 @@ def evaluate_network(
         if judged.left_out:
             log.line(f"class map  {judged.left_out}")
         log.line(f"weights    {loaded}")
+        how = _how(config)
+        if replaced := replaced_judgement(config.output_dir, how):
+            log.line(replaced)
 
         def advance(done: int) -> None:
             goes_on()
             log.advance(done, "views")
 
         views = merge_views(config, network, world, loader, judged, advance)
-        log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-        found = _evaluation(config, judged, views, str(loaded.source))
-        if found.num_incomplete:
-            log.line(f"{found.num_incomplete} videos were judged by some of their views alone")
+        unreadable = _listed(judged, views.reasons)
+        if len(unreadable) == len(judged.manifest):
+            raise UserError(
+                f"{nothing_judged(config.data.val, 'videos', unreadable)}. No result was "
+                "written; mend that, and give the same command"
+            )
+        incomplete = _listed(judged, _incomplete(views, how["views_per_video"], loader, world))
+        verdict = _verdict(config, judged, views)
+        found = Evaluation(
+            **vars(verdict),
+            **how,
+            weights=str(loaded.source),
+            num_incomplete=len(incomplete),
+            incomplete=incomplete,
+            unreadable=unreadable,
+        )
+        if incomplete:
+            log.line(
+                f"{len(incomplete)} videos were judged by some of their views alone; "
+                "evaluation.json lists them"
+            )
         for line in (*class_lines(found), verdict_in_words(found)):
             log.line(line)  # before anything is written: the disk may be full
         if world.is_first:
@@ -84,29 +112,43 @@ def judge_weights(
     judged = judged_by(config)
     with open_views(config, judged, world) as loader:
         views = merge_views(config, network, world, loader, judged, lambda _done: watcher.goes_on())
-    found = _evaluation(config, judged, views, "training")
+    found = _verdict(config, judged, views)
+    if found.num_unreadable == found.num_videos:
+        watcher.say(nothing_judged(config.data.val, "videos", _listed(judged, views.reasons)))
     watcher.say(verdict_in_words(found))
     return {"val/top1": found.top1, "val/top5": found.top5}
 
 
-def _evaluation(config: RunConfig, judged: Judged, views: MergedViews, weights: str) -> Evaluation:
-    manifest, settings = judged.manifest, config.evaluation
-    verdict = judge(views.probabilities, manifest.labels, manifest.class_names, config.seed)
-    views_per_video = settings.num_segments * settings.num_crops
-    incomplete = (views.num_views > 0) & (views.num_views < views_per_video)
-    return Evaluation(
-        **vars(verdict),
-        weights=weights,
-        data=str(config.data.val),
-        class_map=str(settings.class_map) if settings.class_map else None,
-        views_per_video=views_per_video,
-        merge=settings.merge,
-        num_incomplete=int(incomplete.sum()),
-        unreadable=[
-            {"path": str(manifest[row].path), "reason": reason}
-            for row, reason in views.reasons.items()
-        ],
-    )
+def _how(config: RunConfig) -> dict[str, Any]:
+    """What two evaluations of the same weights can differ by."""
+    settings = config.evaluation
+    return {
+        "data": str(config.data.val),
+        "class_map": str(settings.class_map) if settings.class_map else None,
+        "views_per_video": settings.num_segments * settings.num_crops,
+        "merge": settings.merge,
+    }
+
+
+def _verdict(config: RunConfig, judged: Judged, views: MergedViews) -> Verdict:
+    manifest = judged.manifest
+    return judge(views.probabilities, manifest.labels, manifest.class_names, config.seed)
+
+
+def _incomplete(
+    views: MergedViews, views_per_video: int, loader: ClipLoader, world: World
+) -> dict[int, str]:
+    """Why some views of a video could not be read, by row. All ranks must call it."""
+    rows = np.flatnonzero((views.num_views > 0) & (views.num_views < views_per_video))
+    own = {clip.index: clip.reason for clip in loader.skipped}
+    return dict(zip(rows.tolist(), reasons_of(rows, own, world), strict=True))
+
+
+def _listed(judged: Judged, reasons: Mapping[int, str]) -> list[dict[str, str]]:
+    return [
+        {"path": str(judged.manifest[row].path), "reason": reason}
+        for row, reason in reasons.items()
+    ]
 
 
 def _write(found: Evaluation, judged: Judged, views: MergedViews, run: Path) -> None:

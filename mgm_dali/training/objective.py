@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -33,5 +34,7 @@ class Objective:
     """What the network's outputs are, in words."""
     manifest: Manifest | None = None
     """Takes the place of `data.train`."""
+    files: Sequence[Path] = ()
+    """On which its samples depend besides."""
     description: Sequence[str] = ()
     """Lines for the log."""

@@ -3,7 +3,8 @@
 The features of both splits are computed once by all ranks and kept; then the first rank alone
 trains the heads, so that they are the same for any number of ranks.
 
-    RUN/probe.json    each probe: its setting, the held-out accuracy of its grid, its verdict
+    RUN/probe.json    each probe: its setting, the held-out accuracy of its grid, its verdict; what
+                      could not be read, and why
     RUN/probe.csv     every setting of every grid
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm_dali.config import RunConfig, dump_config
+from mgm_dali.config.probe import ProbeConfig
 from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.models import BACKBONES
@@ -28,12 +30,12 @@ from mgm_dali.training.log import RunLog
 from mgm_dali.training.probe_attentive import attentive_settings, fit_attentive
 from mgm_dali.training.probe_choice import Probe, choose, classified, held_out
 from mgm_dali.training.probe_data import Examples, Fitting
-from mgm_dali.training.probe_knn import fit_knn, knn_settings
+from mgm_dali.training.probe_knn import fit_knn, knn_settings, with_fewer_neighbours
 from mgm_dali.training.probe_linear import fit_linear, linear_settings
 from mgm_dali.training.probe_report import (
     ProbeResult,
     setting_in_words,
-    unreadable_videos,
+    unreadable_in_words,
     write_report,
 )
 from mgm_dali.training.run_folder import run_folder
@@ -49,7 +51,8 @@ PROBES: dict[str, Probe[Any]] = {
     "knn": Probe(knn_settings, fit_knn),
 }
 """Every kind of probe by its name in `probe.kinds`."""
-CONSEQUENCES = {"train": "nothing is learned from them", "val": "they count as wrong"}
+CONSEQUENCES = {"train": "Nothing is learned from them", "val": "They count as wrong"}
+LEAST_READABLE = {"train": 2, "val": 1}
 
 
 def probe(config: RunConfig) -> list[ProbeResult]:
@@ -67,7 +70,7 @@ def probe(config: RunConfig) -> list[ProbeResult]:
         held_out(splits[0].manifest.labels, config.probe.held_out_share, config.seed)
         with run_folder(config.output_dir, config, world):
             encoder = open_encoder(config, world)
-            makers = plan_features(splits, encoder, world)
+            makers = plan_features(splits, encoder, world, doing)
             total = sum(maker.num_forwards for maker in makers)
             with RunLog(config.output_dir, world.rank, total) as log:
                 log.line(f"probing on {splits[1].manifest.path}; {splits[1].placement.reason}")
@@ -121,27 +124,27 @@ def _probed(
     results: list[ProbeResult] = []
     with RunLog(config.output_dir, 0, len(config.probe.kinds)) as log:
         for split, table in zip(splits, tables, strict=True):
-            if lost := unreadable_videos(split, table):
-                log.line(
-                    f"unreadable {len(lost)} of {len(table)} videos of {split.name}, the first is "
-                    f"{lost[0]}; {CONSEQUENCES[split.name]}. probe.json lists them, skipped.csv "
-                    "says why; to try them again, remove their folder in features"
-                )
+            if lost := unreadable_in_words(config.output_dir, split, table):
+                log.line(f"unreadable {lost}. {CONSEQUENCES[split.name]}; probe.json lists them")
+            if len(table.readable_rows) < LEAST_READABLE[split.name]:
+                raise UserError(f"{split.manifest.path}: too few videos are left: {lost}")
         if shared := _shared_videos(splits):
             log.line(
                 f"leak       {shared} of {len(tables[1])} videos of val are in train too: what is "
                 "found on them is no measure of the features"
             )
-        examples = _examples(splits[0], tables[0])
+        rows = tables[0].readable_rows
+        examples = Examples(tables[0], rows, splits[0].manifest.labels[rows])
+        grids = _with_neighbours_there(config, examples, log)
         for kind in config.probe.kinds:
             fitting = Fitting(
-                config.probe,
+                grids,
                 config.model.num_classes,
                 config.seed,
                 splits[0].placement.device,
                 partial(_move, log, doing, kind, len(results), count(1)),
             )
-            settings = len(PROBES[kind].settings(config.probe))
+            settings = len(PROBES[kind].settings(grids))
             log.line(f"{kind:<10} {settings} setting(s), {len(examples)} videos to learn from")
             result = _one(kind, examples, splits[1].manifest, tables[1], fitting)
             results.append(result)
@@ -170,14 +173,17 @@ def _shared_videos(splits: tuple[Split, Split]) -> int:
     return sum(os.path.normpath(video.path) in learned for video in splits[1].manifest)
 
 
-def _examples(split: Split, table: FeatureTable) -> Examples:
-    rows = table.readable_rows
-    if len(rows) < 2:
-        raise UserError(
-            f"{split.manifest.path}: {len(rows)} of {len(table)} videos can be read, too few to "
-            "learn from; skipped.csv says why"
+def _with_neighbours_there(config: RunConfig, train: Examples, log: RunLog) -> ProbeConfig:
+    """No more neighbours than can vote while settings are chosen: so many vote on val too."""
+    kept_back = held_out(train.labels, config.probe.held_out_share, config.seed)
+    num_learned = len(train) - int(kept_back.sum())
+    most = max(config.probe.knn.neighbours)
+    if "knn" in config.probe.kinds and most > num_learned:
+        log.line(
+            f"knn        probe.knn.neighbours asks for {most}, and {num_learned} videos are there "
+            f"beside those held out: {num_learned} vote"
         )
-    return Examples(table, rows, split.manifest.labels[rows])
+    return with_fewer_neighbours(config.probe, num_learned)
 
 
 def _one(

@@ -21,7 +21,7 @@ from mgm_dali.config.probe import ProbeConfig
 from mgm_dali.training.feature_store import FeatureTable
 from mgm_dali.training.probe_data import Classify, Examples, Fitting, mean_of_views
 
-__all__ = ["KnnSetting", "fit_knn", "knn_settings", "nearest"]
+__all__ = ["KnnSetting", "fit_knn", "knn_settings", "nearest", "with_fewer_neighbours"]
 
 ROWS_AT_ONCE = 4096
 COSINES_AT_ONCE = 2**25
@@ -39,6 +39,13 @@ class KnnSetting:
 def knn_settings(config: ProbeConfig) -> list[KnnSetting]:
     """Every number of neighbours."""
     return [KnnSetting(count, config.knn.temperature) for count in config.knn.neighbours]
+
+
+def with_fewer_neighbours(config: ProbeConfig, num_videos: int) -> ProbeConfig:
+    """The config in which no more neighbours vote than there are videos, each number once."""
+    counts = dict.fromkeys(min(count, num_videos) for count in config.knn.neighbours)
+    knn = config.knn.model_copy(update={"neighbours": tuple(counts)})
+    return config.model_copy(update={"knn": knn})
 
 
 def fit_knn(settings: Sequence[KnnSetting], train: Examples, fitting: Fitting) -> Classify:

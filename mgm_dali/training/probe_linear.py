@@ -20,6 +20,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mgm_dali.config.probe import ProbeConfig
+from mgm_dali.errors import UserError
 from mgm_dali.training.feature_store import FeatureTable
 from mgm_dali.training.probe_data import (
     Classify,
@@ -62,8 +63,15 @@ def fit_linear(settings: Sequence[LinearSetting], train: Examples, fitting: Fitt
     """Trains a head for each setting on the same batches; they begin alike and never meet.
 
     As in MAE (He et al., CVPR 2022): `BatchNorm1d(affine=False, eps=1e-6)`, weights from a
-    truncated normal of deviation 0.01, momentum 0.9, and a cosine behind a linear warm-up.
+    truncated normal of deviation 0.01, momentum 0.9, and a cosine behind a linear warm-up. Raises
+    `UserError` where there is nothing to standardise by.
     """
+    if len(train) < 2:
+        raise UserError(
+            f"data.train: {len(train)} video is left to learn from, and the linear probe "
+            "standardises features over two or more; give more videos, or leave linear out of "
+            "probe.kinds"
+        )
     options = fitting.config.linear
     norm = nn.BatchNorm1d(train.table.spec.width, eps=NORM_EPSILON, affine=False)
     norm.to(fitting.device)

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mgm_dali.files import write_whole
+from mgm_dali.in_words import printable
 from mgm_dali.training.feature_store import FeatureTable
 from mgm_dali.training.features import Split
 from mgm_dali.training.probe_choice import Choice
 from mgm_dali.training.verdict import Verdict
 
-__all__ = ["ProbeResult", "setting_in_words", "unreadable_videos", "write_report"]
+__all__ = ["ProbeResult", "setting_in_words", "unreadable_in_words", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,40 @@ def setting_in_words(setting: dict[str, Any]) -> str:
     )
 
 
-def unreadable_videos(split: Split, table: FeatureTable) -> list[str]:
-    """The paths of those of which no view could be read."""
+def _unreadable(split: Split, table: FeatureTable) -> list[dict[str, str]]:
+    """`path` and `reason` of those of which no view could be read."""
     lost = np.flatnonzero(~table.is_read.any(axis=1))
-    return [str(split.manifest[int(row)].path) for row in lost]
+    return _listed(split, table, lost)
+
+
+def unreadable_in_words(run: Path, split: Split, table: FeatureTable) -> str | None:
+    """How many they are, the first of them, why, and how to try again; None if there are none."""
+    lost = _unreadable(split, table)
+    if not lost:
+        return None
+    return (
+        f"{len(lost)} of {len(table)} videos of {split.name} cannot be read, the first is "
+        f"{printable(lost[0]['path'])}: {printable(lost[0]['reason'])}; to try them again, remove "
+        f"{run / 'features' / table.spec.name}"
+    )
+
+
+def _listed(split: Split, table: FeatureTable, rows: NDArray[np.int64]) -> list[dict[str, str]]:
+    return [
+        {"path": str(split.manifest[row].path), "reason": table.reasons[row]}
+        for row in rows.tolist()
+    ]
 
 
 def _facts(split: Split, table: FeatureTable) -> dict[str, Any]:
+    partly = table.is_read.any(axis=1) & ~table.is_read.all(axis=1)
     return {
         "manifest": str(split.manifest.path),
         "videos": len(table),
         "views_per_video": table.spec.num_views,
-        "features": f"{split.name}-{table.spec.digest}",
-        "unreadable": unreadable_videos(split, table),
+        "features": table.spec.name,
+        "unreadable": _unreadable(split, table),
+        "incomplete": _listed(split, table, np.flatnonzero(partly)),
     }
 
 

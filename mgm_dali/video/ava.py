@@ -38,6 +38,10 @@ __all__ = [
 
 NO_ACTION = ("", "-1")
 """As lists of people say that one of them does nothing of it."""
+MOST_SECONDS = 1_000_000
+
+_Person = tuple[int, tuple[float, ...]]
+"""Moment and corners."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +73,33 @@ class People:
     """`[P]`, rising: the people of a moment stand together."""
     corners: NDArray[np.float64]
     """`[P, 4]`: x1, y1, x2, y2, fractions of width and height; some reach over the border."""
-    does: NDArray[np.bool_]
-    """`[P, A]`, places in the list of actions; False throughout where it is not known."""
+    lines: NDArray[np.uint16]
+    """`[P, A]`, in how many lines somebody does something, by places in the list of actions."""
     unlisted: int
     """Lines of actions that are not in the list; they are left out."""
 
     def __len__(self) -> int:
         return len(self.moments)
 
+    @property
+    def does(self) -> NDArray[np.bool_]:
+        """`[P, A]`, whether somebody does something."""
+        return self.lines > 0
+
     def selected(self, rows: NDArray[np.bool_]) -> "People":
         """These people alone."""
-        return People(self.moments[rows], self.corners[rows], self.does[rows], self.unlisted)
+        return People(self.moments[rows], self.corners[rows], self.lines[rows], self.unlisted)
 
     def actions(self) -> "LabelledBoxes":
-        """What they do, as boxes of one action each."""
-        person, action = np.nonzero(self.does)
-        return LabelledBoxes(
-            self.moments[person], self.corners[person], action, np.ones(len(person))
-        )
+        """What they do, as boxes of one action each.
+
+        Two equal lines are two boxes, as in AVA's evaluation.
+        """
+        person, action = np.nonzero(self.lines)
+        times = self.lines[person, action]
+        person, action = np.repeat(person, times), np.repeat(action, times)
+        ones = np.ones(len(person))
+        return LabelledBoxes(self.moments[person], self.corners[person], action, ones)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +131,9 @@ def read_actions(path: Path) -> list[Action]:
     `item { name: "run/jog" id: 10 }`, or `label { name: "run/jog" label_id: 10 ... }`, over several
     lines. Raises `UserError` if it names none, or one number twice.
     """
-    text = "\n".join(line for _, line in text_lines(path))
+    text = "\n".join(line for _, line in text_lines(path) if not line.startswith("#"))
     actions = []
-    for block in re.findall(r"\{([^{}]*)\}", text):
+    for block in re.findall(r"""\{((?:[^{}"]|"[^"]*")*)\}""", text):
         name = re.search(r'\bname:\s*"([^"]*)"', block)
         number = re.search(r"\b(?:label_)?id:\s*(\d{1,9})\b", block)
         if name is None or number is None:
@@ -143,18 +156,18 @@ def read_people(path: Path, actions: list[Action], moments: Moments) -> People:
     line for what is no such line.
     """
     place_of = {action.number: place for place, action in enumerate(actions)}
-    known: dict[tuple[int, tuple[float, ...]], set[int]] = {}
+    known: dict[_Person, list[int]] = {}
     unlisted = 0
-    for where, fields in _lines(path, 7, "video,second,x1,y1,x2,y2,action,person"):
+    for where, fields in _lines(path, (7, 8), "video,second,x1,y1,x2,y2,action,person"):
         person = _moment(where, fields, moments), _corners(where, fields)
-        does = known.setdefault(person, set())
+        does = known.setdefault(person, [])
         if fields[6] in NO_ACTION:
             continue
         place = place_of.get(whole_number(where, "the action", fields[6]))
         if place is None:
             unlisted += 1
         else:
-            does.add(place)
+            does.append(place)
     return _people(known, len(actions), unlisted)
 
 
@@ -165,12 +178,17 @@ def read_found_people(
 
     Raises `UserError` naming file and line for what is no such line.
     """
-    known: dict[tuple[int, tuple[float, ...]], set[int]] = {}
-    unsure: set[tuple[int, tuple[float, ...]]] = set()
-    for where, fields in _lines(path, 8, "video,second,x1,y1,x2,y2,,score"):
+    known: dict[_Person, list[int]] = {}
+    unsure: set[_Person] = set()
+    for where, fields in _lines(path, (8,), "video,second,x1,y1,x2,y2,,score"):
         person = _moment(where, fields, moments), _corners(where, fields)
-        if _number(where, "the score", fields[7]) >= min_score:
-            known[person] = set()
+        score = _number(where, "the score", fields[7])
+        if not 0 <= score <= 1:
+            raise UserError(
+                f"{where}: the score is {score:g}, expected 0 to 1: is this a list of a detector?"
+            )
+        if score >= min_score:
+            known[person] = []
         else:
             unsure.add(person)
     return _people(known, num_actions, 0), len(unsure - known.keys())
@@ -178,11 +196,11 @@ def read_found_people(
 
 def read_excluded(path: Path, moments: Moments) -> set[int]:
     """The moments that are not judged, as ava_val_excluded_timestamps_v2.2.csv has them."""
-    return {_moment(where, fields, moments) for where, fields in _lines(path, 2, "video,second")}
+    return {_moment(where, fields, moments) for where, fields in _lines(path, (2,), "video,second")}
 
 
 def detection_lines(found: LabelledBoxes, actions: list[Action], moments: Moments) -> Iterator[str]:
-    """What was found, as the lines that AVA's own evaluation reads."""
+    """What was found, as the lines that AVA's own evaluation reads; it knows whole seconds only."""
     names = list(moments.numbers)
     columns = found.moments, found.corners, found.actions, found.scores
     for moment, corners, place, score in zip(*(c.tolist() for c in columns), strict=True):
@@ -192,16 +210,19 @@ def detection_lines(found: LabelledBoxes, actions: list[Action], moments: Moment
         yield f"{video},{when},{box},{actions[place].number},{score:.6f}\n"
 
 
-def _lines(path: Path, least: int, expected: str) -> Iterator[tuple[str, list[str]]]:
+def _lines(path: Path, lengths: tuple[int, ...], expected: str) -> Iterator[tuple[str, list[str]]]:
     for where, line in text_lines(path):
         fields = [part.strip() for part in line.split(",")]
-        if len(fields) < least or not fields[0]:
+        if len(fields) not in lengths or not fields[0]:
             raise UserError(f"{where}: is {line[:80]!r}, expected {expected}")
         yield where, fields
 
 
 def _moment(where: str, fields: list[str], moments: Moments) -> int:
-    return moments.number_of(fields[0], _number(where, "the second", fields[1]))
+    second = _number(where, "the second", fields[1])
+    if not 0 <= second < MOST_SECONDS:
+        raise UserError(f"{where}: the second is {second:g}, expected 0 to {MOST_SECONDS}")
+    return moments.number_of(fields[0], second)
 
 
 def _corners(where: str, fields: list[str]) -> tuple[float, ...]:
@@ -223,14 +244,12 @@ def _number(where: str, what: str, text: str) -> float:
     raise UserError(f"{where}: {what} is {text[:50]!r}, expected a number")
 
 
-def _people(
-    known: dict[tuple[int, tuple[float, ...]], set[int]], num_actions: int, unlisted: int
-) -> People:
-    """Sorted by moment, and as they were met within one."""
-    does = np.zeros((len(known), num_actions), np.bool_)
+def _people(known: dict[_Person, list[int]], num_actions: int, unlisted: int) -> People:
+    """Sorted by moment, and as they were met within one; `known` are the actions of each."""
+    lines = np.zeros((len(known), num_actions), np.uint16)
     for row, places in enumerate(known.values()):
-        does[row, list(places)] = True
+        np.add.at(lines[row], places, 1)
     moments = np.array([moment for moment, _ in known], np.int64)
     corners = np.array([corners for _, corners in known], np.float64).reshape(-1, 4)
     order = np.argsort(moments, kind="stable")
-    return People(moments[order], corners[order], does[order], unlisted)
+    return People(moments[order], corners[order], lines[order], unlisted)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mgm_dali.clips.keyframes import people_in_clips
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
 from mgm_dali.models import Classifier, Detector, LoadReport
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
@@ -19,17 +20,19 @@ from mgm_dali.training.average_precision import (
     MIN_OVERLAP,
     average_precisions,
     mean_precision_interval,
-    most_certain,
+    most_certain_rows,
 )
 from mgm_dali.training.detection_tables import (
     DetectionResult,
     action_lines,
+    listed_moments,
     result_in_words,
     write_detections,
 )
 from mgm_dali.training.judged_people import JudgedPeople
 from mgm_dali.training.judging import Watcher, autocast
 from mgm_dali.training.log import RunLog
+from mgm_dali.training.replacing import nothing_judged, replaced_judgement
 from mgm_dali.training.views import reasons_of
 from mgm_dali.training.world import World
 from mgm_dali.video.ava import LabelledBoxes
@@ -47,7 +50,8 @@ def evaluate_detector(
 ) -> DetectionResult:
     """Judges a detector; writes evaluation.json, detections.csv and per_action.csv.
 
-    `loaded` says where its weights come from; `goes_on` is called behind every batch.
+    `loaded` says where its weights come from; `goes_on` is called behind every batch. Raises
+    `UserError`, on all ranks and before anything is written, if no moment at all could be judged.
     """
     assert judged is not None, "data.val is set where anything is judged"
     manifest = judged.keyframes.manifest
@@ -59,15 +63,21 @@ def evaluate_detector(
         for note in judged.notes:
             log.line(f"people     {note}")
         log.line(f"weights    {loaded}")
+        if replaced := replaced_judgement(config.output_dir, _how(config)):
+            log.line(replaced)
 
         def advance(done: int) -> None:
             goes_on()
             log.advance(done, "moments")
 
         scores = score_people(config, network, world, loader, judged, advance)
-        log.skipped((clip.path, clip.reason) for clip in loader.skipped)
-        found = found_actions(judged, scores)
         unreadable = _unreadable(judged, scores, loader, world)
+        if np.isnan(scores).all():
+            raise UserError(
+                f"{nothing_judged(config.data.val, 'moments', unreadable)}. No result was "
+                "written; mend that, and give the same command"
+            )
+        found = found_actions(judged, scores)
         result = _result(config, judged, found, unreadable, str(loaded.source))
         for line in (*action_lines(result), result_in_words(result)):
             log.line(line)  # before anything is written: the disk may be full
@@ -91,9 +101,15 @@ def judge_detector(
         scores = score_people(
             config, network, world, loader, judged, lambda _done: watcher.goes_on()
         )
+        unreadable = _unreadable(judged, scores, loader, world)
+    if np.isnan(scores).all():
+        watcher.say(nothing_judged(config.data.val, "moments", unreadable))
     found = found_actions(judged, scores)
     mean = float(np.nanmean(average_precisions(judged.truth, found, len(judged.actions))))
-    watcher.say(f"mAP {mean:.1%} on {len(judged.keyframes.moments)} moments")
+    watcher.say(
+        f"mAP {mean:.1%} on {len(judged.keyframes.moments)} moments, {len(unreadable)} of them "
+        "unreadable"
+    )
     return {"val/mAP": mean}
 
 
@@ -140,15 +156,11 @@ def found_actions(judged: JudgedPeople, scores: NDArray[np.float64]) -> Labelled
     `scores` is `[P, A]`; whose are NaN are not found.
     """
     people, num_actions = judged.keyframes.people, scores.shape[1]
-    rows = np.flatnonzero(np.isfinite(scores).all(axis=1))
-    return most_certain(
-        LabelledBoxes(
-            np.repeat(people.moments[rows], num_actions),
-            np.repeat(people.corners[rows], num_actions, axis=0),
-            np.tile(np.arange(num_actions), len(rows)),
-            scores[rows].ravel(),
-        )
-    )
+    known = np.flatnonzero(np.isfinite(scores).all(axis=1))
+    flat = scores[known].ravel()  # each person's actions, one behind the other
+    chosen = most_certain_rows(np.repeat(people.moments[known], num_actions), flat)
+    person, action = known[chosen // num_actions], chosen % num_actions
+    return LabelledBoxes(people.moments[person], people.corners[person], action, flat[chosen])
 
 
 def _open_keyframes(config: RunConfig, judged: JudgedPeople, world: World) -> ClipLoader:
@@ -161,19 +173,18 @@ def _open_keyframes(config: RunConfig, judged: JudgedPeople, world: World) -> Cl
 def _unreadable(
     judged: JudgedPeople, scores: NDArray[np.float64], loader: ClipLoader, world: World
 ) -> list[dict[str, str]]:
-    """`path`, `second` and `reason` of each moment of which somebody has no scores."""
-    keyframes, names = judged.keyframes, list(judged.moments.numbers)
+    """`video`, `second` and `reason` of each moment of which somebody has no scores."""
+    keyframes = judged.keyframes
     people = np.flatnonzero(np.isnan(scores).any(axis=1))
     rows = np.unique(np.searchsorted(keyframes.first, people, side="right") - 1)
     reasons = reasons_of(rows, {clip.index: clip.reason for clip in loader.skipped}, world)
-    return [
-        {
-            "path": str(keyframes.manifest[row].path),
-            "second": f"{names[keyframes.moments[row]][1]:g}",
-            "reason": reason,
-        }
-        for row, reason in zip(rows.tolist(), reasons, strict=True)
-    ]
+    return listed_moments(judged, dict(zip(keyframes.moments[rows].tolist(), reasons, strict=True)))
+
+
+def _how(config: RunConfig) -> dict[str, str]:
+    """What two evaluations of the same weights can differ by."""
+    people = config.detection.people or config.detection.val
+    return {"data": str(config.data.val), "people": str(people)}
 
 
 def _result(
@@ -195,10 +206,10 @@ def _result(
         num_moments=len(judged.keyframes.moments),
         num_boxes=len(judged.truth),
         weights=weights,
-        data=str(config.data.val),
-        people=str(config.detection.people or config.detection.val),
+        **_how(config),
         action_names=[action.name for action in judged.actions],
         action_boxes=np.bincount(judged.truth.actions, minlength=num_actions).tolist(),
         average_precisions=[None if np.isnan(p) else p for p in precisions.tolist()],
         unreadable=unreadable,
+        not_shown=listed_moments(judged, judged.keyframes.lost),
     )
