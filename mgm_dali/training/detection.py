@@ -61,11 +61,12 @@ def detection(config: RunConfig, list_path: Path, *, to_train: bool) -> tuple[Ru
 
 def _with_actions(config: RunConfig, actions: list[Action], path: Path) -> RunConfig:
     asked = config.model.num_classes
-    if len(actions) < 2 or asked not in (None, len(actions)):
+    if len(actions) < 2:
+        raise UserError(f"{path}: names one action alone; a network has two outputs or more")
+    if asked not in (None, len(actions)):
         raise UserError(
-            f"{path}: names {len(actions)} action(s), and "
-            + (f"the network has {asked} (model.num_classes)" if asked else "needs 2 or more")
-            + "; set detection.actions to the list that was trained on, or to a longer one"
+            f"{path}: names {len(actions)} actions, and model.num_classes is {asked}; set "
+            "detection.actions to the list that was trained on, or leave out model.num_classes"
         )
     model = config.model.model_copy(update={"num_classes": len(actions)})
     return config.model_copy(update={"model": model})
@@ -100,7 +101,7 @@ def _loss(engine: Engine, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
     boxes, people = people_in_clips(keyframes, rows, crops, batch.video.shape[-1])
     device = batch.video.device
     says = engine(batch.video, torch.from_numpy(boxes).to(device)).float()
-    does = torch.from_numpy(keyframes.people.does[people]).to(device, torch.float32)
+    does = torch.from_numpy(keyframes.people.lines[people] > 0).to(device, torch.float32)
     total = binary_cross_entropy_with_logits(says, does, reduction="sum")
     of_a_clip = keyframes.people.lines.size / len(keyframes.manifest)
     loss: Tensor = total / (of_a_clip * len(batch))
