@@ -61,8 +61,8 @@ class TrainingConfig(Section):
     """Steps in a row whose loss or gradient is no number, before the run stops. Each is left out,
     counted, and listed with its clips in RUN/bad_steps.jsonl."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
-    """Decay of a moving average of the weights, kept beside them and judged instead of them; 0 is
-    off (VideoMAE while finetuning, where it is used: 0.9999)."""
+    """Decay of a moving average of the weights, kept beside them; it is judged, and taken where
+    `model.init` names the run. 0 is off (VideoMAE while finetuning, where it is used: 0.9999)."""
     checkpoint_every_steps: int = Field(1000, ge=1)
     """Optimiser steps between two checkpoints; the last step is always kept."""
     keep_checkpoints: int = Field(2, ge=1)
