@@ -1,7 +1,5 @@
 """`index`, `extract` and `prepare`: the work with a progress bar around it, and a summary."""
 
-import csv
-import io
 import os
 import sys
 import time
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
+from mgm_dali.files import csv_text, write_whole
 from mgm_dali.in_words import printable
 from mgm_dali.index_table import print_index_table
 from mgm_dali.launcher import rank_and_world_size
@@ -340,8 +338,4 @@ def _keep_table(table: Path, bad: Sequence[tuple[Path, str]]) -> None:
     if not bad:
         table.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "reason"))
-    writer.writerows(bad)
-    write_whole(table, text.getvalue())
+    write_whole(table, csv_text(("path", "reason"), bad))

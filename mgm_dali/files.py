@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and tables as the text of a CSV."""
 
 import contextlib
+import csv
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["append_whole", "partial_name", "whole_file", "write_whole"]
+__all__ = ["append_whole", "csv_text", "partial_name", "whole_file", "write_whole"]
 
 
 def partial_name(path: Path) -> Path:
@@ -59,3 +61,12 @@ def append_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.truncate(path, end)
         raise
+
+
+def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table as the text of a CSV file."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return table.getvalue()

@@ -1,7 +1,5 @@
 """`mgm-dali saliency`: does the motion lie where people drew boxes, and how surely."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from mgm_dali.data_commands import progress_bar, say
 from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
+from mgm_dali.files import csv_text, write_whole
 from mgm_dali.motion import MOTION_SOURCES
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.field import grid_size
@@ -173,14 +171,13 @@ def _say_failures(
 
 
 def _as_csv(items: Sequence[Item], outcomes: Sequence[Saliency | Failure]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "r_bbox", "r_non_bbox", "frames_used", *LEFT_OUT, "problem"))
+    rows = []
     for (video, _), found in zip(items, outcomes, strict=True):
         if isinstance(found, Failure):
             cells: list[object] = [*[""] * (3 + len(LEFT_OUT)), found.reason]
         else:
             ratios = (found.r_bbox, found.r_non_bbox) if found.frames_used else ("", "")
             cells = [*ratios, found.frames_used, *found.left_out.values(), ""]
-        writer.writerow((video.path, *cells))
-    return text.getvalue()
+        rows.append((video.path, *cells))
+    header = ("path", "r_bbox", "r_non_bbox", "frames_used", *LEFT_OUT, "problem")
+    return csv_text(header, rows)

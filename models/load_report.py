@@ -1,12 +1,12 @@
 """What became of every parameter of a network, and of every entry of the file that it was given."""
 
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from mgm_dali.files import csv_text
 
 __all__ = ["KeyFate", "LoadReport", "collapse"]
 
@@ -72,14 +72,12 @@ class LoadReport:
 
     def as_csv(self) -> str:
         """A line for each parameter: key, shape, fate, from (the names in the file)."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("key", "shape", "fate", "from"))
+        rows = []
         for each in self.fates:
             shape = "x".join(map(str, each.shape))
             fate = f"{each.fate}: {each.how}" if each.how else each.fate
-            writer.writerow((each.key, shape, fate, each.origin))
-        return text.getvalue()
+            rows.append((each.key, shape, fate, each.origin))
+        return csv_text(("key", "shape", "fate", "from"), rows)
 
     def _keys(self, fate: str) -> list[str]:
         return [each.key for each in self.fates if each.fate == fate]

@@ -113,6 +113,11 @@ class ClipLoader:
             self._stream = None
 
     @property
+    def reasons(self) -> dict[int, str]:
+        """Why a row was skipped, of each that was."""
+        return {clip.index: clip.reason for clip in self.skipped}
+
+    @property
     def restarts(self) -> int:
         """How often a worker process had to be started anew."""
         return self._restarts_before + (self._stream.restarts if self._stream else 0)

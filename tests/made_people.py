@@ -14,7 +14,7 @@ from training_runs import config_for
 
 from mgm_dali.config import RunConfig
 
-__all__ = ["ACTIONS", "PeopleSet", "detection_config", "write_people"]
+__all__ = ["ACTIONS", "PeopleSet", "detection_config", "with_file", "write_people"]
 
 ACTIONS = ("bright", "dark", "above")
 SIDE, WIDTH, HEIGHT, FPS, NUM_FRAMES = 24, 128, 96, 10, 40
@@ -51,6 +51,14 @@ def write_people(folder: Path, num_videos: int, seed: int, lonely: int = 0) -> P
     ]
     (folder / "actions.pbtxt").write_text("".join(items))
     return PeopleSet(folder / "videos.csv", folder / "actions.pbtxt", folder / "people.csv")
+
+
+def with_file(part: PeopleSet, name: str, data: bytes, folder: Path) -> PeopleSet:
+    """A copy of a part in which one file is another."""
+    folder.mkdir()
+    for path in part.manifest.parent.iterdir():
+        (folder / path.name).write_bytes(data if path.name == name else path.read_bytes())
+    return PeopleSet(*(folder / p.name for p in (part.manifest, part.actions, part.people)))
 
 
 def _write_video(path: Path, rng: np.random.Generator) -> list[str]:

@@ -9,7 +9,7 @@ from mgm_dali.training.average_precision import (
     MAX_PER_MOMENT,
     average_precisions,
     mean_precision_interval,
-    most_certain,
+    most_certain_rows,
 )
 from mgm_dali.training.verdict import bootstrap_share
 from mgm_dali.video.ava import LabelledBoxes
@@ -19,6 +19,10 @@ A, HALF_OF_A, OFF_A = (0, 0, 0.5, 0.5), (0, 0, 0.25, 0.5), (0.25, 0, 0.75, 0.5)
 BELOW_HALF_OF_A = (0, 0, np.nextafter(0.25, 0), 0.5)
 LARGER_THAN_A = (0, 0, 0.625, 0.5)  # overlaps A by 4/5
 ELSEWHERE, LINE, TURNED = (0.75, 0.75, 1, 1), (0, 0, 0.5, 0), (0.5, 0.5, 0, 0)
+
+
+def most_certain(found, limit=MAX_PER_MOMENT):
+    return found.selected(most_certain_rows(found.moments, found.scores, limit))
 
 
 def boxes(*rows):

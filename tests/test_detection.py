@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_people import ACTIONS, PeopleSet, detection_config, write_people
+from made_people import ACTIONS, detection_config, with_file, write_people
 from safetensors.torch import load_file
 from thread_ranks import on_ranks
 from training_runs import losses_of, stopped_before
@@ -171,14 +171,6 @@ def test_three_ranks_score_as_one_does(parts, tmp_path):
     found = found_actions(judged, alone)
     assert len(found) == alone.size
     np.testing.assert_array_equal(found.scores.reshape(24, 3), alone)
-
-
-def with_file(part: PeopleSet, name: str, data: bytes, folder) -> PeopleSet:
-    """A copy of a part in which one file is another."""
-    folder.mkdir()
-    for path in part.manifest.parent.iterdir():
-        (folder / path.name).write_bytes(data if path.name == name else path.read_bytes())
-    return PeopleSet(*(folder / p.name for p in (part.manifest, part.actions, part.people)))
 
 
 def test_people_of_an_unreadable_video_count_as_not_found_and_are_listed(parts, trained, tmp_path):

@@ -17,9 +17,9 @@ from mgm_dali.errors import UserError
 from mgm_dali.models import LoadReport, build_classifier
 from mgm_dali.training.classes import with_num_classes
 from mgm_dali.training.evaluate import evaluate
+from mgm_dali.training.evaluation_lines import nothing_judged, replaced_judgement
 from mgm_dali.training.judging import Watcher
 from mgm_dali.training.multi_view import evaluate_network, judge_weights
-from mgm_dali.training.replacing import nothing_judged, replaced_judgement
 from mgm_dali.training.world import World
 
 torch.set_num_threads(1)

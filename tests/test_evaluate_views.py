@@ -29,7 +29,7 @@ class Loader:
         self.placement = SimpleNamespace(device=torch.device("cpu"))
         self.views = [(row, view) for row in range(num_videos) for view in range(num_views)]
         self.share, self.bad = share, bad
-        self.skipped, self.replaced = [], []
+        self.reasons, self.replaced = {}, []
 
     def __iter__(self):
         rank, size, batch = self.share
@@ -41,7 +41,7 @@ class Loader:
             self.replaced = [place for place, sample in enumerate(samples) if sample in self.bad]
             for place in self.replaced:
                 row = samples[place][0]
-                self.skipped.append(SimpleNamespace(index=row, reason=f"row {row}, rank {rank}"))
+                self.reasons[row] = f"row {row}, rank {rank}"
                 video[place] = torch.full((NUM_OUTPUTS,), -1e3)
             yield SimpleNamespace(index=torch.tensor(rows), video=torch.stack(video))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_people import HEIGHT, WIDTH, detection_config, write_people
+from made_people import HEIGHT, WIDTH, detection_config, with_file, write_people
 from training_runs import config_for
 
 from mgm_dali.clips.keyframes import keyframes_of, people_in_clips
@@ -157,11 +157,7 @@ def test_people_are_where_the_pixels_show_them(made, tmp_path, crop, repeats):
 
 
 def test_a_bad_film_is_warned_of_once_and_each_of_its_moments_counts(made, tmp_path, caplog):
-    (tmp_path / "bad").mkdir()
-    for path in made.manifest.parent.iterdir():
-        data = b"no video" if path.name == "v1.mp4" else path.read_bytes()
-        (tmp_path / "bad" / path.name).write_bytes(data)
-    bad = type(made)(*(tmp_path / "bad" / p.name for p in vars(made).values()))
+    bad = with_file(made, "v1.mp4", b"no video", tmp_path / "bad")
     keyframes, _ = keyframes_in(bad)
     config = detection_config(bad, bad, tmp_path)
     with ClipLoader(
@@ -185,18 +181,7 @@ def test_on_a_gpu_moments_of_films_are_not_decoded_by_nvdec(made, tmp_path, monk
 
 
 def test_a_stand_in_brings_its_own_people(made, tmp_path):
-    keyframes, _ = keyframes_in(made)
-    (tmp_path / "bad").mkdir()
-    for name in ("v0", "v1", "v2"):
-        source = made.manifest.parent / f"{name}.mp4"
-        data = b"no video" if name == "v1" else source.read_bytes()
-        (tmp_path / "bad" / f"{name}.mp4").write_bytes(data)
-    (tmp_path / "bad" / "videos.csv").write_text(made.manifest.read_text())
-    (tmp_path / "bad" / "people.csv").write_text(made.people.read_text())
-    (tmp_path / "bad" / "actions.pbtxt").write_text(made.actions.read_text())
-    bad = type(made)(
-        *(tmp_path / "bad" / p.name for p in (made.manifest, made.actions, made.people))
-    )
+    bad = with_file(made, "v1.mp4", b"no video", tmp_path / "bad")
     config = detection_config(bad, bad, tmp_path)
     config = config.model_copy(update={"data": config.data.model_copy(update={"max_skipped": 1.0})})
     keyframes, _ = keyframes_in(bad)

@@ -7,6 +7,7 @@ K keyframes, P people of all, B clips, V people in the clips of a batch.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,8 +41,8 @@ class Keyframes:
 
     def lost_in_words(self) -> list[str]:
         """A line for each reason, with how many there are."""
-        reasons = sorted(set(self.lost.values()))
-        return [f"{list(self.lost.values()).count(each)} moments: {each}" for each in reasons]
+        counts = Counter(self.lost.values())
+        return [f"{count} moments: {reason}" for reason, count in sorted(counts.items())]
 
 
 def keyframes_of(

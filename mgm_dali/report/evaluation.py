@@ -19,7 +19,17 @@ __all__ = ["evaluation_figure", "save_evaluation_figure"]
 
 def evaluation_figure(run: Path) -> Figure:
     """Which classes a run's classifier takes for which; or how its detector finds each action."""
+    return _draw(_read(run))
+
+
+def save_evaluation_figure(run: Path) -> None:
+    """Writes RUN/confusion.png or RUN/per_action.png."""
     found = _read(run)
+    name = "per_action.png" if _is_detection(found) else "confusion.png"
+    save_figure(_draw(found), run / name)
+
+
+def _draw(found: dict[str, Any]) -> Figure:
     if not _is_detection(found):
         return draw_confusion(
             np.array(found["confusion"]), found["class_names"], found["num_unreadable"]
@@ -32,12 +42,6 @@ def evaluation_figure(run: Path) -> Figure:
         dict(zip(names, found["action_boxes"], strict=True)),
         f"mAP {mean:.1%} ({found['low']:.1%} to {found['high']:.1%}), {found['num_people']} people",
     )
-
-
-def save_evaluation_figure(run: Path) -> None:
-    """Writes RUN/confusion.png or RUN/per_action.png."""
-    name = "per_action.png" if _is_detection(_read(run)) else "confusion.png"
-    save_figure(evaluation_figure(run), run / name)
 
 
 def _read(run: Path) -> dict[str, Any]:

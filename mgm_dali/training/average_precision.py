@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mgm_dali.training.verdict import MIDDLE_95
 from mgm_dali.video.ava import LabelledBoxes
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "RESAMPLES",
     "average_precisions",
     "mean_precision_interval",
-    "most_certain",
     "most_certain_rows",
 ]
 
@@ -36,8 +36,6 @@ MIN_OVERLAP = 0.5
 """Of a right detection: area of intersection over area of union."""
 RESAMPLES = 200
 """Of the bootstrap: enough to know half the interval's width to about a tenth."""
-MIDDLE_95 = (2.5, 97.5)
-"""Percentiles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +50,13 @@ class _Judged:
     """Of each true box of the action."""
 
 
-def most_certain(found: LabelledBoxes, limit: int = MAX_PER_MOMENT) -> LabelledBoxes:
-    """Of each moment the `limit` boxes of the highest scores, of all actions together.
-
-    Of equal scores the earlier row stays. The rows keep their order.
-    """
-    return found.selected(most_certain_rows(found.moments, found.scores, limit))
-
-
 def most_certain_rows(
     moments: NDArray[np.int64], scores: NDArray[np.float64], limit: int = MAX_PER_MOMENT
 ) -> NDArray[np.int64]:
-    """The same as rows, rising, of what may be too much to hold as boxes."""
+    """Of each moment the `limit` highest scores, of all actions together: their rows, rising.
+
+    Of equal scores the earlier row stays.
+    """
     order = np.lexsort((-scores, moments))
     ordered = moments[order]
     rank = np.arange(len(moments)) - np.searchsorted(ordered, ordered)
@@ -79,8 +72,8 @@ def average_precisions(
 ) -> NDArray[np.float64]:
     """Average precision of each action, `[num_actions]`; NaN where it has no true box.
 
-    All of `found` is judged: see `most_certain`. Where a moment has no true box of the action, its
-    detections are wrong. `weights`, `[K]`, says how often each moment counts; once if left out.
+    All of `found` is judged: see `most_certain_rows`. Where a moment has no true box of the action,
+    its detections are wrong. `weights`, `[K]`, says how often each moment counts; once if left out.
     """
     judged = _judged(truth, found, num_actions, min_overlap)
     if weights is None:

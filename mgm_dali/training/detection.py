@@ -11,9 +11,12 @@ from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.clips.keyframes import Keyframes, keyframes_of, people_in_clips
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.models import Detector
 from mgm_dali.pipelines.checks import manifest_for
-from mgm_dali.training.detection_judging import evaluate_detector, judge_detector
+from mgm_dali.training.detection_judging import (
+    build_detector,
+    evaluate_detector,
+    judge_detector,
+)
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.judged_people import people_to_judge
 from mgm_dali.training.judging import Judgement
@@ -47,7 +50,7 @@ def detection(config: RunConfig, list_path: Path, *, to_train: bool) -> tuple[Ru
         return _loss(engine, batch, keyframes)
 
     objective = Objective(
-        build=lambda config: Detector(config.model, len(actions), config.detection.box_cells),
+        build=build_detector,
         loss=loss,
         judgement=Judgement("val/mAP", True, partial(judge_detector, judged)),
         evaluate=partial(evaluate_detector, judged),

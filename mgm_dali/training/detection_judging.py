@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mgm_dali.clips.keyframes import people_in_clips
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.models import Classifier, Detector, LoadReport
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
@@ -29,15 +28,27 @@ from mgm_dali.training.detection_tables import (
     result_in_words,
     write_detections,
 )
+from mgm_dali.training.evaluation_lines import first_lines, nothing_judged, require_any
 from mgm_dali.training.judged_people import JudgedPeople
 from mgm_dali.training.judging import Watcher, autocast
 from mgm_dali.training.log import RunLog
-from mgm_dali.training.replacing import nothing_judged, replaced_judgement
 from mgm_dali.training.views import reasons_of
 from mgm_dali.training.world import World
 from mgm_dali.video.ava import LabelledBoxes
 
-__all__ = ["evaluate_detector", "found_actions", "judge_detector", "score_people"]
+__all__ = [
+    "build_detector",
+    "evaluate_detector",
+    "found_actions",
+    "judge_detector",
+    "score_people",
+]
+
+
+def build_detector(config: RunConfig) -> Detector:
+    """A new detector; its weights follow from torch's global random state."""
+    assert config.model.num_classes is not None, "filled in from the list of actions"
+    return Detector(config.model, config.model.num_classes, config.detection.box_cells)
 
 
 def evaluate_detector(
@@ -54,17 +65,13 @@ def evaluate_detector(
     `UserError`, on all ranks and before anything is written, if no moment at all could be judged.
     """
     assert judged is not None, "data.val is set where anything is judged"
-    manifest = judged.keyframes.manifest
     with (
         _open_keyframes(config, judged, world) as loader,
         RunLog(config.output_dir, world.rank, len(loader)) as log,
     ):
-        log.line(f"evaluating on {manifest.path}; {loader.placement.reason}")
-        for note in judged.notes:
-            log.line(f"people     {note}")
-        log.line(f"weights    {loaded}")
-        if replaced := replaced_judgement(config.output_dir, _how(config)):
-            log.line(replaced)
+        notes = [f"people     {note}" for note in judged.notes]
+        for line in first_lines(config, loader, notes, loaded, _how(config)):
+            log.line(line)
 
         def advance(done: int) -> None:
             goes_on()
@@ -72,11 +79,8 @@ def evaluate_detector(
 
         scores = score_people(config, network, world, loader, judged, advance)
         unreadable = _unreadable(judged, scores, loader, world)
-        if np.isnan(scores).all():
-            raise UserError(
-                f"{nothing_judged(config.data.val, 'moments', unreadable)}. No result was "
-                "written; mend that, and give the same command"
-            )
+        is_any = not np.isnan(scores).all()
+        require_any(is_any, config.data.val, "moments", unreadable)
         found = found_actions(judged, scores)
         result = _result(config, judged, found, unreadable, str(loaded.source))
         for line in (*action_lines(result), result_in_words(result)):
@@ -95,7 +99,7 @@ def judge_detector(
 ) -> dict[str, float]:
     """Mean average precision of a detector's float32 weights, while it is trained."""
     assert judged is not None, "data.val is set where anything is judged"
-    network = Detector(config.model, len(judged.actions), config.detection.box_cells)
+    network = build_detector(config)
     network.load_state_dict(weights)
     with _open_keyframes(config, judged, world) as loader:
         scores = score_people(
@@ -177,7 +181,7 @@ def _unreadable(
     keyframes = judged.keyframes
     people = np.flatnonzero(np.isnan(scores).any(axis=1))
     rows = np.unique(np.searchsorted(keyframes.first, people, side="right") - 1)
-    reasons = reasons_of(rows, {clip.index: clip.reason for clip in loader.skipped}, world)
+    reasons = reasons_of(rows, loader.reasons, world)
     return listed_moments(judged, dict(zip(keyframes.moments[rows].tolist(), reasons, strict=True)))
 
 

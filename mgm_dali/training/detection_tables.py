@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mgm_dali.files import whole_file, write_whole
+from mgm_dali.files import csv_text, whole_file, write_whole
 from mgm_dali.in_words import printable
 from mgm_dali.training.judged_people import JudgedPeople
-from mgm_dali.training.verdict_tables import csv_text
 from mgm_dali.video.ava import LabelledBoxes, detection_lines
 
 __all__ = [

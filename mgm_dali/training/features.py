@@ -142,8 +142,7 @@ class FeatureMaker:
                     pending.append(self._encode(batch, loader.replaced))
                     reached = (forward + 1) * share.global_batch
                     while stretch and reached >= self._samples(stretch[0]).stop:
-                        reasons = {clip.index: clip.reason for clip in loader.skipped}
-                        pending = self._write(stretch.pop(0), pending, reasons)
+                        pending = self._write(stretch.pop(0), pending, loader.reasons)
                     done += 1
                     log.advance(done, f"features of {self.split.name}")
                     doing("encoding")

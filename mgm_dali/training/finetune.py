@@ -27,9 +27,8 @@ __all__ = ["finetune"]
 def finetune(config: RunConfig) -> Path:
     """Trains a classifier or a detector, then judges it if `data.val` is set.
 
-    Returns the path of the final weights.
-
-    Raises `Stopped` if the run was asked to end before, after it has saved.
+    Returns the path of the final weights. Raises `Stopped` if the run was asked to end before,
+    after it has saved.
     """
     world = join_world(choose_device(config))
     with supervised(world, config) as supervision:

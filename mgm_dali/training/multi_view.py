@@ -1,7 +1,7 @@
 """Multi-view testing: every video is judged by the mean over its views."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ import torch
 from torch import nn
 
 from mgm_dali.config import RunConfig
-from mgm_dali.errors import UserError
 from mgm_dali.files import write_whole
 from mgm_dali.models import LoadReport, build_classifier
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.training.classes import Judged, judged_by
+from mgm_dali.training.evaluation_lines import (
+    first_lines,
+    listed_videos,
+    nothing_judged,
+    require_any,
+)
 from mgm_dali.training.judging import Watcher
 from mgm_dali.training.log import RunLog
-from mgm_dali.training.replacing import nothing_judged, replaced_judgement
 from mgm_dali.training.verdict import Verdict, judge, verdict_in_words
 from mgm_dali.training.verdict_tables import class_lines, per_class_csv, predictions_csv
 from mgm_dali.training.views import MergedViews, merge_views, open_views, reasons_of
@@ -62,26 +66,21 @@ def evaluate_network(
         open_views(config, judged, world) as loader,
         RunLog(config.output_dir, world.rank, len(loader)) as log,
     ):
-        log.line(f"evaluating on {loader.manifest.path}; {loader.placement.reason}")
-        if judged.left_out:
-            log.line(f"class map  {judged.left_out}")
-        log.line(f"weights    {loaded}")
         how = _how(config)
-        if replaced := replaced_judgement(config.output_dir, how):
-            log.line(replaced)
+        notes = [f"class map  {judged.left_out}"] if judged.left_out else []
+        for line in first_lines(config, loader, notes, loaded, how):
+            log.line(line)
 
         def advance(done: int) -> None:
             goes_on()
             log.advance(done, "views")
 
         views = merge_views(config, network, world, loader, judged, advance)
-        unreadable = _listed(judged, views.reasons)
-        if len(unreadable) == len(judged.manifest):
-            raise UserError(
-                f"{nothing_judged(config.data.val, 'videos', unreadable)}. No result was "
-                "written; mend that, and give the same command"
-            )
-        incomplete = _listed(judged, _incomplete(views, how["views_per_video"], loader, world))
+        unreadable = listed_videos(judged.manifest, views.reasons)
+        is_any = len(unreadable) < len(judged.manifest)
+        require_any(is_any, config.data.val, "videos", unreadable)
+        partly = _incomplete(views, how["views_per_video"], loader, world)
+        incomplete = listed_videos(judged.manifest, partly)
         verdict = _verdict(config, judged, views)
         found = Evaluation(
             **vars(verdict),
@@ -114,7 +113,8 @@ def judge_weights(
         views = merge_views(config, network, world, loader, judged, lambda _done: watcher.goes_on())
     found = _verdict(config, judged, views)
     if found.num_unreadable == found.num_videos:
-        watcher.say(nothing_judged(config.data.val, "videos", _listed(judged, views.reasons)))
+        unreadable = listed_videos(judged.manifest, views.reasons)
+        watcher.say(nothing_judged(config.data.val, "videos", unreadable))
     watcher.say(verdict_in_words(found))
     return {"val/top1": found.top1, "val/top5": found.top5}
 
@@ -140,15 +140,7 @@ def _incomplete(
 ) -> dict[int, str]:
     """Why some views of a video could not be read, by row. All ranks must call it."""
     rows = np.flatnonzero((views.num_views > 0) & (views.num_views < views_per_video))
-    own = {clip.index: clip.reason for clip in loader.skipped}
-    return dict(zip(rows.tolist(), reasons_of(rows, own, world), strict=True))
-
-
-def _listed(judged: Judged, reasons: Mapping[int, str]) -> list[dict[str, str]]:
-    return [
-        {"path": str(judged.manifest[row].path), "reason": reason}
-        for row, reason in reasons.items()
-    ]
+    return dict(zip(rows.tolist(), reasons_of(rows, loader.reasons, world), strict=True))
 
 
 def _write(found: Evaluation, judged: Judged, views: MergedViews, run: Path) -> None:

@@ -1,7 +1,5 @@
 """What probes found, as files: RUN/probe.json and RUN/probe.csv."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.files import write_whole
+from mgm_dali.files import csv_text, write_whole
 from mgm_dali.in_words import printable
+from mgm_dali.training.evaluation_lines import listed_videos
 from mgm_dali.training.feature_store import FeatureTable
 from mgm_dali.training.features import Split
 from mgm_dali.training.probe_choice import Choice
@@ -87,10 +86,7 @@ def unreadable_in_words(run: Path, split: Split, table: FeatureTable) -> str | N
 
 
 def _listed(split: Split, table: FeatureTable, rows: NDArray[np.int64]) -> list[dict[str, str]]:
-    return [
-        {"path": str(split.manifest[row].path), "reason": table.reasons[row]}
-        for row in rows.tolist()
-    ]
+    return listed_videos(split.manifest, {row: table.reasons[row] for row in rows.tolist()})
 
 
 def _facts(split: Split, table: FeatureTable) -> dict[str, Any]:
@@ -120,16 +116,12 @@ def _as_json(result: ProbeResult) -> dict[str, Any]:
 def _grids(results: Sequence[ProbeResult]) -> str:
     """A line for each setting; what a kind has no use for is empty."""
     names = list(dict.fromkeys(name for result in results for name in result.setting))
-    table = io.StringIO()
-    writer = csv.DictWriter(
-        table, ("kind", *names, "held_out_top1", "chosen"), restval="", lineterminator="\n"
-    )
-    writer.writeheader()
+    rows = []
     for result in results:
         choice = result.choice
-        for place, (setting, top1) in enumerate(
-            zip(choice.settings, choice.held_out_top1, strict=True)
-        ):
-            outcome = {"held_out_top1": f"{top1:.6f}", "chosen": int(place == choice.best)}
-            writer.writerow({"kind": result.kind, **asdict(setting), **outcome})
-    return table.getvalue()
+        pairs = zip(choice.settings, choice.held_out_top1, strict=True)
+        for place, (setting, top1) in enumerate(pairs):
+            values = asdict(setting)
+            cells = (values.get(name, "") for name in names)
+            rows.append((result.kind, *cells, f"{top1:.6f}", int(place == choice.best)))
+    return csv_text(("kind", *names, "held_out_top1", "chosen"), rows)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mgm_dali.errors import UserError
 
 __all__ = [
+    "MIDDLE_95",
     "RESAMPLES",
     "Verdict",
     "bootstrap_class_mean",

@@ -4,18 +4,17 @@ predictions.csv   one row a video: what it is, what it was taken for, the five l
 per_class.csv     one row a class: how many of its videos are right, what it is taken for
 """
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mgm_dali.files import csv_text
 from mgm_dali.in_words import printable
 from mgm_dali.training.verdict import Verdict
 from mgm_dali.training.views import MergedViews
 from mgm_dali.video.manifest import Manifest
 
-__all__ = ["class_lines", "csv_text", "per_class_csv", "predictions_csv"]
+__all__ = ["class_lines", "per_class_csv", "predictions_csv"]
 
 TOP = 5
 MOST_CLASSES_PRINTED = 20
@@ -83,12 +82,3 @@ def class_lines(verdict: Verdict) -> list[str]:
         wrong = f"{printable(str(taken_for))} ({times})" if taken_for != "" else "-"
         lines.append(f"{printable(str(name)):{width}}  {videos:6}  {share:>6}  {wrong}")
     return lines
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as the text of a CSV file."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return table.getvalue()

@@ -55,11 +55,10 @@ def merge_views(
     sums = world.sum(summed_views(config, network, loader, judged, advance)).cpu()
     probabilities = merged(sums, config.evaluation.merge, judged).numpy()
     rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
-    own = {clip.index: clip.reason for clip in loader.skipped}
     return MergedViews(
         probabilities=probabilities,
         num_views=sums[:, -1].long().numpy(),
-        reasons=dict(zip(rows.tolist(), reasons_of(rows, own, world), strict=True)),
+        reasons=dict(zip(rows.tolist(), reasons_of(rows, loader.reasons, world), strict=True)),
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mgm_dali.errors import UserError
 
 __all__ = [
     "csv_rows",
+    "finite_number",
     "matching_files",
     "only_file",
     "read_json",
@@ -115,6 +117,16 @@ def read_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
         expected = "a list" if kind is list else "an object of names and numbers"
         raise UserError(f"{path}: holds {_found(content)}, expected {expected}")
     return content
+
+
+def finite_number(where: str, what: str, text: str, expected: str = "a number") -> float:
+    """A number from text. Raises `UserError` for what is none, or has no end."""
+    try:
+        if math.isfinite(value := float(text)):
+            return value
+    except ValueError:
+        pass
+    raise UserError(f"{where}: {what} is {text[:50]!r}, expected {expected}")
 
 
 def whole_number(where: str, what: str, value: object, below: int | None = None) -> int:

@@ -11,7 +11,6 @@ first line of names. Corners are x1, y1, x2, y2 as fractions of the picture's wi
 P people, A actions, M boxes with one action each: a person who does three things has three.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
-from mgm_dali.video.annotations import text_lines, whole_number
+from mgm_dali.video.annotations import finite_number, text_lines, whole_number
 
 __all__ = [
     "Action",
@@ -182,7 +181,7 @@ def read_found_people(
     unsure: set[_Person] = set()
     for where, fields in _lines(path, (8,), "video,second,x1,y1,x2,y2,,score"):
         person = _moment(where, fields, moments), _corners(where, fields)
-        score = _number(where, "the score", fields[7])
+        score = finite_number(where, "the score", fields[7])
         if not 0 <= score <= 1:
             raise UserError(
                 f"{where}: the score is {score:g}, expected 0 to 1: is this a list of a detector?"
@@ -219,29 +218,20 @@ def _lines(path: Path, lengths: tuple[int, ...], expected: str) -> Iterator[tupl
 
 
 def _moment(where: str, fields: list[str], moments: Moments) -> int:
-    second = _number(where, "the second", fields[1])
+    second = finite_number(where, "the second", fields[1])
     if not 0 <= second < MOST_SECONDS:
         raise UserError(f"{where}: the second is {second:g}, expected 0 to {MOST_SECONDS}")
     return moments.number_of(fields[0], second)
 
 
 def _corners(where: str, fields: list[str]) -> tuple[float, ...]:
-    x1, y1, x2, y2 = (_number(where, "a corner", part) for part in fields[2:6])
+    x1, y1, x2, y2 = (finite_number(where, "a corner", part) for part in fields[2:6])
     if x1 > x2 or y1 > y2 or min(x1, y1) < -1 or max(x2, y2) > 2:
         raise UserError(
             f"{where}: the box is {x1:g},{y1:g},{x2:g},{y2:g}, expected x1,y1,x2,y2 as fractions "
             "of the picture's width and height: corners, not a corner and a size"
         )
     return x1, y1, x2, y2
-
-
-def _number(where: str, what: str, text: str) -> float:
-    try:
-        if math.isfinite(value := float(text)):
-            return value
-    except ValueError:
-        pass
-    raise UserError(f"{where}: {what} is {text[:50]!r}, expected a number")
 
 
 def _people(known: dict[_Person, list[int]], num_actions: int, unlisted: int) -> People:

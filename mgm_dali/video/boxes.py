@@ -11,7 +11,6 @@ M boxes of all videos, N boxes of one.
 """
 
 import csv
-import math
 import os
 from array import array
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.video.annotations import finite_number
 from mgm_dali.video.manifest import Manifest, Video
 
 __all__ = ["Boxes", "VideoBoxes", "read_boxes"]
@@ -114,7 +114,10 @@ class _Table:
             raise UserError(f"{where}: has {len(fields)} fields, the first line has more")
         name, frame_text, *texts = (fields[place] for place in places)
         frame = _frame(where, frame_text)
-        x0, y0, x1, y1 = map(_coordinate, [where] * 4, COLUMNS[2:], texts)
+        x0, y0, x1, y1 = (
+            finite_number(where, name, text, "a number of pixels")
+            for name, text in zip(COLUMNS[2:], texts, strict=True)
+        )
         for axis, low, high in (("x", x0, x1), ("y", y0, y1)):
             if low >= high:
                 raise UserError(
@@ -177,12 +180,3 @@ def _frame(where: str, text: str) -> int:
     except ValueError:
         pass
     raise UserError(f"{where}: frame is {text[:50]!r}, expected a whole number of at least 0")
-
-
-def _coordinate(where: str, name: str, text: str) -> float:
-    try:
-        if math.isfinite(value := float(text)):
-            return value
-    except ValueError:
-        pass
-    raise UserError(f"{where}: {name} is {text[:50]!r}, expected a number of pixels")

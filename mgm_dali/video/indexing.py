@@ -240,9 +240,14 @@ def _parse_list(source: Path, lines: Iterable[str]) -> Iterator[tuple[Path, int 
                 f"{source}:{number}: found {line[:200]!r}, expected `path label` or `path,label` "
                 "with a whole number as the label, or the path of a video alone"
             )
-        if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV writers protect a path
-            name = name[1:-1].replace('""', '"')
-        yield source.parent / name, label
+        yield source.parent / unquoted(name), label
+
+
+def unquoted(path: str) -> str:
+    """A path as it is, which CSV writers protect by quotes."""
+    if len(path) > 1 and path[0] == path[-1] == '"':
+        return path[1:-1].replace('""', '"')
+    return path
 
 
 def _split_label(line: str) -> tuple[str, int] | None:

@@ -27,7 +27,7 @@ from mgm_dali.video.annotations import (
     text_lines,
     whole_number,
 )
-from mgm_dali.video.indexing import VIDEO_SUFFIXES
+from mgm_dali.video.indexing import VIDEO_SUFFIXES, unquoted
 
 __all__ = ["LAYOUTS", "ListedVideo", "OfficialLists", "read_layout"]
 
@@ -236,8 +236,7 @@ def _videomae(annotations: Path, _: int) -> OfficialLists:
 
 def _path_line(where: str, line: str, num_classes: int | None) -> ListedVideo:
     path, numbers = _split_numbers(line)
-    if len(path) > 1 and path[0] == path[-1] == '"':  # as CSV writers protect a path
-        path = path[1:-1].replace('""', '"')
+    path = unquoted(path)
     if not numbers:
         raise UserError(f"{where}: found {line[:200]!r}, expected `path label`")
     if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
