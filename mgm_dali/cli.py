@@ -17,6 +17,7 @@ from mgm_dali import __version__
 from mgm_dali.data_cli import Workers, extract, index, prepare
 from mgm_dali.errors import Stopped, UserError
 from mgm_dali.launcher import rank_and_world_size
+from mgm_dali.profile_cli import profile
 
 __all__ = ["app", "main"]
 
@@ -69,7 +70,7 @@ def doctor() -> None:
     run_doctor()
 
 
-for command in (index, prepare, extract):
+for command in (index, prepare, extract, profile):
     app.command()(command)
 
 

@@ -66,7 +66,12 @@ def append_whole(path: Path, content: bytes) -> None:
 def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A table as the text of a CSV file."""
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer, quoting = (
+        csv.writer(table, lineterminator="\n", quoting=how)
+        for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in (header, *rows):
+        cells = list(row)
+        # Python quotes no carriage return of itself, and reads it as the end of the row.
+        (quoting if any("\r" in str(cell) for cell in cells) else writer).writerow(cells)
     return table.getvalue()

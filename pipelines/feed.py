@@ -197,9 +197,13 @@ class ClipFeed:
             raise VideoError(self.manifest[row].path, self.refused[row])
         if self.reading is not None:
             self.reading(row)
-        return self._read(decoding)
+        return self.read(decoding)
 
-    def _read(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
+    def read(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
+        """The frames of a decoding, uint8 `[T, h, w, 3]` or the file's bytes, and their motion.
+
+        Raises `VideoError` or whatever else a bad file makes libraries raise.
+        """
         video = self.manifest[decoding.row]
         if self.encoded:
             if _require_as_indexed(video).ordinal:
@@ -209,7 +213,7 @@ class ClipFeed:
                     "decode=cpu, or make H.264 in MP4 of it with `mgm-dali prepare`",
                 )
             encoded = np.fromfile(video.path, dtype=np.uint8)
-            return encoded, self._read_motion(video, decoding.frames)
+            return encoded, self.read_motion(video, decoding.frames)
         frames, window = decoding.frames, self.window(decoding)
         if self.source_for(video) == "codec":  # one pass for both
             numbers = self._motion_frames(frames)
@@ -217,7 +221,7 @@ class ClipFeed:
             motion = self._as_configured(motion, frames)
         else:
             pixels = read_frames(video.path, frames, window=window)
-            motion = self._read_motion(video, frames)
+            motion = self.read_motion(video, frames)
         _require_as_indexed(video)
         return pixels, motion
 
@@ -238,7 +242,8 @@ class ClipFeed:
             (video.height, video.width),
         )
 
-    def _read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
+    def read_motion(self, video: Video, frames: NDArray[np.int64]) -> MotionField:
+        """The motion of a clip's frames, read apart from their pixels."""
         source = self.source_for(video)
         if source is None:
             return no_motion(len(frames), video.width, video.height)

@@ -10,6 +10,7 @@ done R times; they lie one behind the other along the first axis, `[R * C, T, H,
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, types
@@ -24,7 +25,7 @@ from mgm_dali.pipelines.pool import Batch
 from mgm_dali.pipelines.rand_augment import rand_augment
 from mgm_dali.pipelines.resize import CUTTERS, Box
 
-__all__ = ["GRAPH_OUTPUTS", "clip_pipeline", "external_source"]
+__all__ = ["GRAPH_OUTPUTS", "clip_pipeline", "partial_pipeline"]
 
 GRAPH_OUTPUTS = ("video", "motion", "motion_known", "motion_valid", "facts", "reason")
 
@@ -37,33 +38,45 @@ def clip_pipeline(feed: ClipFeed, placement: Placement, batches: Iterator[Batch]
     `facts [D, R, 9]` and `reason [D, bytes]`. The last two stay on the host whatever the placement:
     they are read there.
     """
-    cuda = placement.device.type == "cuda"
     pipeline: Pipeline = _graph(
-        feed,
-        batches,
-        placement.device.type,
-        batch_size=feed.decodings_per_batch,
-        # NVDEC decodes one sample per thread: fewer threads than engines leave engines idle.
-        num_threads=8 if placement.decode == "nvdec" else 2,
-        device_id=placement.device.index if cuda else None,
-        prefetch_queue_depth=feed.config.data.prefetch_batches,
+        feed, batches, placement.device.type, **_pipeline_options(feed, placement)
     )
     pipeline.build()
     return pipeline
+
+
+def partial_pipeline(
+    feed: ClipFeed, placement: Placement, batches: Iterator[Batch], *, decoder: bool
+) -> Pipeline:
+    """A built pipeline that hands clips over and does nothing more, or also decodes, to be timed.
+
+    `decoder` is for feeds that deliver files; others have decoded already.
+    """
+    pipeline = Pipeline(**_pipeline_options(feed, placement))
+    with pipeline:
+        sent = external_source(feed, batches)
+        if decoder:
+            sent["pixels"] = _decoded(sent, placement.device.type)
+        pipeline.set_outputs(*sent.values())
+    pipeline.build()
+    return pipeline
+
+
+def _pipeline_options(feed: ClipFeed, placement: Placement) -> dict[str, Any]:
+    return {
+        "batch_size": feed.decodings_per_batch,
+        # NVDEC decodes one sample per thread: fewer threads than engines leave engines idle.
+        "num_threads": 8 if placement.decode == "nvdec" else 2,
+        "device_id": placement.device.index if placement.device.type == "cuda" else None,
+        "prefetch_queue_depth": feed.config.data.prefetch_batches,
+    }
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataNode, ...]:
     """The operators; what is below depends on the feed and the device, not on any clip."""
     sent = external_source(feed, batches)
-    if feed.encoded:
-        # On a GPU this is NVDEC; DALI's CPU decoder knows VP8, VP9 and MJPEG only.
-        decoder = "mixed" if device == "cuda" else "cpu"
-        pixels = fn.decoders.video(
-            sent["pixels"], device=decoder, frames=sent["frames"], pad_mode="none"
-        )
-    else:
-        pixels = _on(device, sent["pixels"])
+    pixels = _decoded(sent, device) if feed.encoded else _on(device, sent["pixels"])
     motion, known = _on(device, sent["motion"]), _on(device, sent["motion_known"])
     scale = _on(device, sent["motion_scale"])
     size = feed.config.model.image_size
@@ -82,6 +95,12 @@ def _graph(feed: ClipFeed, batches: Iterator[Batch], device: str) -> tuple[DataN
         knowns.append(_cut_cells(known, (start, end), size // CELL_PIXELS))
     cut = _in_a_row(videos), _in_a_row(motions), _in_a_row(knowns)
     return *cut, _on(device, sent["motion_valid"]), sent["facts"], sent["reason"]
+
+
+def _decoded(sent: dict[str, DataNode], device: str) -> DataNode:
+    """By NVDEC on a GPU; DALI's CPU decoder knows VP8, VP9 and MJPEG only."""
+    decoder = "mixed" if device == "cuda" else "cpu"
+    return fn.decoders.video(sent["pixels"], device=decoder, frames=sent["frames"], pad_mode="none")
 
 
 def _on(device: str, data: DataNode) -> DataNode:

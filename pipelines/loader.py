@@ -1,14 +1,13 @@
 """The loader: batches of clips, and an account of every clip that could not be read."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
@@ -59,8 +58,9 @@ class ClipLoader:
         *,
         needs_motion: bool | None = None,
         manifest: Manifest | None = None,
+        make_feed: Callable[..., ClipFeed] | None = None,
     ) -> None:
-        """`manifest` takes the place of the config's."""
+        """`manifest` takes the place of the config's, `make_feed` makes another kind of feed."""
         if needs_motion is None:
             needs_motion = stage == "pretrain"
         self.needs_motion = needs_motion
@@ -83,7 +83,7 @@ class ClipLoader:
         """Why the run must stop, where several ranks have to agree on it first."""
         self.samples_seen = 0
         self._max_skipped = config.data.max_skipped
-        self._feed = ClipFeed(
+        self.feed = (make_feed or ClipFeed)(
             self.manifest,
             config,
             stage,
@@ -97,7 +97,7 @@ class ClipLoader:
         self._warned: set[Path] = set()
         """Files of which it was said that they are skipped: some have many rows."""
         check_motion(self.manifest, config, self.placement.motion_source)
-        check_augmentation(self._feed)
+        check_augmentation(self.feed)
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +122,11 @@ class ClipLoader:
         """How often a worker process had to be started anew."""
         return self._restarts_before + (self._stream.restarts if self._stream else 0)
 
+    @property
+    def shared_bytes(self) -> int:
+        """Memory in which worker processes hand over clips, at this moment."""
+        return self._stream.shared_bytes if self._stream else 0
+
     def __len__(self) -> int:
         """Batches of this rank in the present epoch, or in the evaluation."""
         return self._end_of_epoch() - self._start_of_epoch(self.epoch)
@@ -136,7 +141,7 @@ class ClipLoader:
     @property
     def clips_per_epoch(self) -> int:
         """Of all ranks together: videos times repeats, or views."""
-        return self._feed.num_samples * self._feed.repeats
+        return self.feed.num_samples * self.feed.repeats
 
     def __iter__(self) -> Iterator[ClipBatch]:
         if self.stage == "evaluate":
@@ -159,7 +164,7 @@ class ClipLoader:
             "forward": self.forward,
             "samples_seen": self.samples_seen,
             "num_skipped": self.num_skipped,
-            "refused": [[row, reason] for row, reason in self._feed.refused.items()],
+            "refused": [[row, reason] for row, reason in self.feed.refused.items()],
             **self._identity,
         }
 
@@ -180,32 +185,24 @@ class ClipLoader:
         self._go_to(int(state["forward"]))
         self._placed = True
         self.samples_seen, self.num_skipped = state["samples_seen"], state["num_skipped"]
-        self._feed.refused.update((row, reason) for row, reason in state["refused"])
+        self.feed.refused.update((row, reason) for row, reason in state["refused"])
 
     def motion_source_of(self, row: int) -> str | None:
         """Where the motion of this manifest row comes from: a name of MOTION_SOURCES, or None."""
-        return self._feed.source_for(self.manifest[row])
+        return self.feed.source_for(self.manifest[row])
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """What the clips depend on, and the row they come in; long lists by a checksum."""
-        manifest, config = self.manifest, self._feed.config
-        columns: list[NDArray[Any]] = [
-            manifest.path_bytes,
-            manifest.path_ends,
-            manifest.num_frames,
-            manifest.fps,
-        ]
-        if manifest.keyframes is not None:
-            columns.append(manifest.keyframes)
+        config = self.feed.config
         sections = config.model_dump_json(include={"clip", "augment", "motion", "evaluation"})
         shape = f"{config.model.num_frames} {config.model.image_size} {config.accumulates_motion}"
         return {
             "stage": self.stage,
             "seed": config.seed,
-            "list_of_videos": _checksum(*(column.tobytes() for column in columns)),
+            "list_of_videos": self.manifest.checksum(),
             "choice_of_clips": _checksum(sections.encode(), shape.encode()),
-            "repeats": self._feed.repeats,
+            "repeats": self.feed.repeats,
             "global_batch": self.share.global_batch,
         }
 
@@ -244,7 +241,7 @@ class ClipLoader:
 
     def _start(self) -> Stream:
         try:
-            return Stream(self._feed.at(self.forward), self.placement)
+            return Stream(self.feed.at(self.forward), self.placement)
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"the data pipeline cannot start: {cause_of(error)}; `mgm-dali doctor` says what "
@@ -255,15 +252,15 @@ class ClipLoader:
         """Has files refused that the decoder in the graph refuses, or raises `UserError`."""
         self.close()
         refused: dict[int, str] = {}
-        if self._feed.encoded:
-            refused = refused_by_decoder(self._feed.at(self.forward), self.placement)
-        if not refused.keys() - self._feed.refused.keys():
-            hint = ", and decode=cpu decodes without NVDEC" if self._feed.encoded else ""
+        if self.feed.encoded:
+            refused = refused_by_decoder(self.feed.at(self.forward), self.placement)
+        if not refused.keys() - self.feed.refused.keys():
+            hint = ", and decode=cpu decodes without NVDEC" if self.feed.encoded else ""
             raise UserError(
                 f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
                 f"machine has{hint}"
             ) from error
-        self._feed.refused.update(refused)
+        self.feed.refused.update(refused)
         for row, reason in refused.items():
             logger.warning("%s: %s; it is given up", self.manifest[row].path, reason)
 
@@ -272,18 +269,18 @@ class ClipLoader:
         self._account(facts, outputs["reason"].cpu())
         on_device = facts.flatten(0, 1).to(self.placement.device, non_blocking=True)
         label, index, view, seed = on_device[:, :4].unbind(1)
-        video = _apart(outputs["video"], self._feed.repeats)
+        video = _apart(outputs["video"], self.feed.repeats)
         if self.stage == "finetune":
-            video = erase(video, seed, self._feed.config.augment.erase)
+            video = erase(video, seed, self.feed.config.augment.erase)
         return ClipBatch(
             video=video,
-            motion=_apart(outputs["motion"], self._feed.repeats),
-            motion_valid=outputs["motion_valid"].bool().repeat_interleave(self._feed.repeats, 0),
+            motion=_apart(outputs["motion"], self.feed.repeats),
+            motion_valid=outputs["motion_valid"].bool().repeat_interleave(self.feed.repeats, 0),
             label=label,
             index=index,
             view=view,
             seed=seed,
-            motion_known=_apart(outputs["motion_known"], self._feed.repeats)[..., 0].bool(),
+            motion_known=_apart(outputs["motion_known"], self.feed.repeats)[..., 0].bool(),
             crop=on_device[:, 5:],
         )
 

@@ -66,6 +66,11 @@ class ClipPool:
         """How often a worker process had to be started anew."""
         return self._readers.restarts
 
+    @property
+    def shared_bytes(self) -> int:
+        """Memory in which clips are handed over, at this moment."""
+        return self._readers.shared_bytes
+
     def __iter__(self) -> "ClipPool":
         return self
 
@@ -141,6 +146,10 @@ class _Readers:
         if threading.current_thread() is not self._thread:  # a collector runs anywhere
             self._thread.join()
             os.close(self._bell)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self._slots.held_bytes
 
     def next_batch(self) -> Batch:
         first, end = self._taken, self._taken + self._count

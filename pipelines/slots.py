@@ -75,6 +75,11 @@ class SharedSlots:
             for one in placed
         ]
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the slots take at this moment."""
+        return os.fstat(self._file).st_blocks * 512
+
     def release(self, slot: int) -> None:
         """Gives the memory of an unusually large clip back."""
         if self._used_bytes[slot] > KEPT_BYTES:

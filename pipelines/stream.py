@@ -32,6 +32,11 @@ class Stream:
         """How often a worker process had to be started anew."""
         return self._pool.restarts if self._pool else 0
 
+    @property
+    def shared_bytes(self) -> int:
+        """Memory in which worker processes hand over clips, at this moment."""
+        return self._pool.shared_bytes if self._pool else 0
+
     def __next__(self) -> dict[str, torch.Tensor]:
         assert self._batches is not None, "it is closed"
         (outputs,) = next(self._batches)

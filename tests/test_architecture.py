@@ -40,11 +40,16 @@ LAYERS = {
         *("errors", "config", "files", "video", "motion", "clips", "masking", "pipelines"),
         *("models", "torchvision_ops", "launcher", "runs", "in_words"),
     },
+    "profiling": {
+        *("errors", "config", "files", "in_words", "video", "motion", "clips", "masking"),
+        *("pipelines", "models", "training"),
+    },
 }
 TOP = {
     *("report", "demo", "demo_videos", "demo_scenes", "doctor", "cli", "data_commands"),
     *("saliency_command", "index_table", "weights_commands"),
-    *("runs_command", "probe_command", "plain_table", "data_cli"),
+    *("runs_command", "probe_command", "plain_table", "data_cli", "profile_cli"),
+    "profile_command",
 }
 LIBRARIES = {
     # heavy library: the only files or folders that may import it
@@ -69,12 +74,14 @@ LIBRARIES = {
     "lmdb": ("mgm_dali/motion/shard.py",),
     "timm": ("models", "mgm_dali/training"),
     "matplotlib": ("mgm_dali/report",),
-    "typer": ("mgm_dali/cli.py", "mgm_dali/data_cli.py"),
+    "typer": ("mgm_dali/cli.py", "mgm_dali/data_cli.py", "mgm_dali/profile_cli.py"),
+    "psutil": ("mgm_dali/profiling",),
     "pickle": ("models/weight_files.py",),  # to name its errors; nothing is unpickled by it
 }
 TORCH_FREE = (
     *("mgm_dali/video", "mgm_dali/motion", "mgm_dali/clips", "mgm_dali/runs"),
     *("pipelines/feed.py", "pipelines/pool.py", "pipelines/share.py", "pipelines/slots.py"),
+    *("mgm_dali/profiling/__init__.py", "mgm_dali/profiling/feeds.py"),
 )
 TORCH_WHEN_CALLED = ("mgm_dali/motion/raft.py",)  # imports it inside functions alone
 

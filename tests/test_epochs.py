@@ -88,7 +88,7 @@ def test_what_is_no_state_is_refused(moving_shapes, state):
 def test_a_resumed_loader_knows_which_files_were_given_up(moving_shapes):
     data = {"max_skipped": 1, "train": moving_shapes, "num_workers": 0}
     loader = make_loader(config_for(moving_shapes, data=data), "pretrain")
-    loader._feed.refused[7] = "it hung"
+    loader.feed.refused[7] = "it hung"
     list(loader)
     state = loader.state_dict()
     assert state["num_skipped"] == 1 and state["samples_seen"] == NUM_VIDEOS

@@ -34,7 +34,7 @@ class NoiseFeed(ClipFeed):
     reads: Counter[int]
     """How often each row was decoded."""
 
-    def _read(self, decoding):
+    def read(self, decoding):
         self.reads[decoding.row] += 1
         rng = np.random.default_rng((decoding.row, *decoding.frames))
         video = self.manifest[decoding.row]

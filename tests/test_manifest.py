@@ -17,6 +17,7 @@ NAMES = [
     "comma, quote \" and 'both'.mp4",
     "unicode \u00e9\u4e2d\u6587.mp4",
     "line\nbreak.mp4",
+    "carriage\rreturn.mp4",
     " leading and trailing ",
     "#hash=%20&.mp4",
     "not utf-8 \udcff.mp4",
@@ -50,7 +51,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert list(manifest) == videos
     assert manifest[-1] == videos[-1] and len(manifest) == len(videos)
     assert list(manifest.class_names) == class_names
-    assert manifest.labels.tolist() == [-1, 1, 2, -1, 4, 5, -1, 7, 8, 1]
+    assert manifest.labels.tolist() == [-1, 1, 2, -1, 4, 5, -1, 7, 8, -1, 1]
     assert [manifest.codec_names[code] for code in manifest.codecs] == [v.codec for v in videos]
 
 

@@ -10,6 +10,7 @@ from mgm_dali.clips.draw import training_decoding
 from mgm_dali.clips.order import (
     epoch_permutation,
     first_sample,
+    row_at,
     shuffled_video,
     view_of_video,
 )
@@ -132,6 +133,33 @@ def test_epochs_differ_and_the_same_seed_repeats_them():
     epoch_permutation.cache_clear()
     assert np.array_equal(first, epoch_permutation(1, 0, 100))
     assert not np.array_equal(first, epoch_permutation(2, 0, 100))
+
+
+@pytest.mark.parametrize("num_videos", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_an_order_without_a_table_has_every_row_once(num_videos):
+    rows = [row_at(place, num_videos, seed=3, epoch=1) for place in range(num_videos)]
+    assert sorted(rows) == list(range(num_videos))
+
+
+def test_an_order_without_a_table_is_another_for_every_seed_and_epoch_and_looks_drawn():
+    num_videos = 4097
+    orders = np.array(
+        [
+            [row_at(place, num_videos, seed, epoch) for place in range(num_videos)]
+            for seed, epoch in ((0, 0), (0, 1), (1, 0))
+        ]
+    )
+    alike = np.corrcoef([*orders, np.arange(num_videos), np.roll(orders[0], 1)])
+    # Of drawn orders these are 0 +- 0.016.
+    assert np.abs(alike - np.eye(len(alike))).max() < 0.08
+
+
+def test_ten_million_videos_take_no_table(monkeypatch):
+    monkeypatch.setattr("mgm_dali.clips.order.epoch_permutation", None)
+    found = [shuffled_video(sample, 10_000_000, seed=5) for sample in range(9_999_000, 10_001_000)]
+    assert len(set(found)) == 2000
+    assert [epoch for epoch, _ in found] == [0] * 1000 + [1] * 1000
+    assert all(0 <= row < 10_000_000 for _, row in found)
 
 
 def test_the_views_of_a_video_follow_one_another():

@@ -67,7 +67,13 @@ def test_finetuning_has_the_values_of_table_6(data: str) -> None:
     assert videos == 128 and config.model.name == "vit_base"
 
 
-@pytest.mark.parametrize("name", [n for n in PRETRAINING if not n.startswith("presets/")])
+OURS = ("pretrain/k400_vitb_mgm_fast",)
+"""Pretraining that is no paper's."""
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in PRETRAINING if not n.startswith("presets/") and n not in OURS]
+)
 def test_pretraining_has_the_papers_values(name: str) -> None:
     config = config_of(name)
     is_ssv2 = data_of(name) == "ssv2"
@@ -84,6 +90,21 @@ def test_pretraining_has_the_papers_values(name: str) -> None:
         assert config.mask.jitter and training.epochs == 800
         size = {"vits": "small", "vitb": "base", "vitl": "large"}.get(name.split("_")[-2])
         assert config.model.name == (f"vit_{size}" if size else "timesformer_base")
+
+
+def test_the_fast_recipe_sees_as_many_clips_in_as_many_steps_at_the_same_rate() -> None:
+    base, fast = config_of("pretrain/k400_vitb_mgm"), config_of("pretrain/k400_vitb_mgm_fast")
+    repeats, batch = fast.augment.repeats, fast.training.global_batch
+    assert batch == base.training.global_batch and repeats == 4
+    for length in ("epochs", "warmup_epochs"):
+        shorter, whole = getattr(fast.training, length), getattr(base.training, length)
+        assert shorter * repeats == whole, "an epoch shows each video as often as it is repeated"
+    peaks = [
+        peak_lr(config.training.base_lr, batch // config.augment.repeats) for config in (base, fast)
+    ]
+    assert peaks[0] == pytest.approx(peaks[1])
+    changed = {"augment", "training", "output_dir"}
+    assert base.model_dump(exclude=changed) == fast.model_dump(exclude=changed)
 
 
 ABLATED = {

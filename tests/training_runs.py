@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,13 @@ def stopped_before(
     monkeypatch.undo()
 
 
-def launched(arguments: Sequence[object], seconds: float = 240) -> tuple[int, str]:
+def launched(
+    arguments: Sequence[object], seconds: float = 240, environment: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Exit status and output of a Python process that may start others."""
     environment = {
         **os.environ,
+        **(environment or {}),
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "PYTHONPATH": str(Path(__file__).parents[1]),

@@ -15,11 +15,17 @@ up, and to resume it is enough to know the step.
 """
 
 from functools import lru_cache
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["epoch_permutation", "first_sample", "shuffled_video", "view_of_video"]
+__all__ = ["epoch_permutation", "first_sample", "row_at", "shuffled_video", "view_of_video"]
+
+TABLE_ROWS = 1 << 20
+"""The most of which an epoch's order is a table: one of ten million rows would take every worker
+process a second and 80 MB, for each epoch it is in. Beyond, each place is computed by itself."""
+ROUNDS = 4
 
 
 def first_sample(forward_step: int, batch_size: int, rank: int, world_size: int) -> int:
@@ -30,6 +36,8 @@ def first_sample(forward_step: int, batch_size: int, rank: int, world_size: int)
 def shuffled_video(sample: int, num_videos: int, seed: int) -> tuple[int, int]:
     """(epoch, manifest row) of a training sample."""
     epoch, place = divmod(sample, num_videos)
+    if num_videos > TABLE_ROWS:
+        return epoch, row_at(place, num_videos, seed, epoch)
     return epoch, int(epoch_permutation(seed, epoch, num_videos)[place])
 
 
@@ -43,3 +51,21 @@ def epoch_permutation(seed: int, epoch: int, num_videos: int) -> NDArray[np.int6
     """The order of one epoch: int64 [num_videos], every row once."""
     generator = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
     return generator.permutation(num_videos)
+
+
+def row_at(place: int, num_videos: int, seed: int, epoch: int) -> int:
+    """The row at a place of an epoch's order, every row once, without a table of all.
+
+    A Feistel network (Luby and Rackoff 1988) shuffles the numbers below a power of 4; one that is
+    no row is shuffled on until it is (Black and Rogaway 2002).
+    """
+    bits = -(-(num_videos - 1).bit_length() // 2)
+    while True:
+        left, right = divmod(place, 1 << bits)
+        for number in range(ROUNDS):
+            text = f"{seed} {epoch} {number} {right}".encode()
+            drawn = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+            left, right = right, left ^ drawn % (1 << bits)
+        place = left << bits | right
+        if place < num_videos:
+            return place

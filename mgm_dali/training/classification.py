@@ -10,7 +10,7 @@ from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.models import build_classifier
 from mgm_dali.training.classes import with_num_classes
-from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine import Network
 from mgm_dali.training.judging import Judgement
 from mgm_dali.training.multi_view import evaluate_network, judge_weights
 from mgm_dali.training.objective import Objective
@@ -31,13 +31,13 @@ def classification(config: RunConfig) -> tuple[RunConfig, Objective]:
     return config, objective
 
 
-def _loss_function(config: RunConfig) -> Callable[[Engine, ClipBatch], Tensor]:
+def _loss_function(config: RunConfig) -> Callable[[Network, ClipBatch], Tensor]:
     """Cross-entropy, over mixed clips and soft labels if the config asks for them."""
     augment = config.augment
     smoothed = nn.CrossEntropyLoss(label_smoothing=augment.label_smoothing)
 
-    def plain(engine: Engine, batch: ClipBatch) -> Tensor:
-        result: Tensor = smoothed(engine(batch.video).float(), batch.label)
+    def plain(network: Network, batch: ClipBatch) -> Tensor:
+        result: Tensor = smoothed(network(batch.video).float(), batch.label)
         return result
 
     if not augment.mixup and not augment.cutmix:
@@ -50,10 +50,10 @@ def _loss_function(config: RunConfig) -> Callable[[Engine, ClipBatch], Tensor]:
     )
     soft = SoftTargetCrossEntropy()
 
-    def mixed(engine: Engine, batch: ClipBatch) -> Tensor:
+    def mixed(network: Network, batch: ClipBatch) -> Tensor:
         shape = batch.video.shape  # timm mixes images: [B, C, T, H, W] as [B, C * T, H, W]
         video, target = mixup(batch.video.flatten(1, 2).clone(), batch.label)
-        result: Tensor = soft(engine(video.view(shape)).float(), target)
+        result: Tensor = soft(network(video.view(shape)).float(), target)
         return result
 
     return mixed

@@ -17,7 +17,7 @@ from mgm_dali.training.detection_judging import (
     evaluate_detector,
     judge_detector,
 )
-from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine import Network
 from mgm_dali.training.judged_people import people_to_judge
 from mgm_dali.training.judging import Judgement
 from mgm_dali.training.objective import Objective
@@ -45,9 +45,9 @@ def detection(config: RunConfig, list_path: Path, *, to_train: bool) -> tuple[Ru
             description.append(f"           {lines}")
         description += [f"           left out: {line}" for line in keyframes.lost_in_words()]
 
-    def loss(engine: Engine, batch: ClipBatch) -> Tensor:
+    def loss(network: Network, batch: ClipBatch) -> Tensor:
         assert keyframes is not None
-        return _loss(engine, batch, keyframes)
+        return _loss(network, batch, keyframes)
 
     objective = Objective(
         build=build_detector,
@@ -90,7 +90,7 @@ def _people_to_learn_from(config: RunConfig, actions: list[Action]) -> Keyframes
     return keyframes_of(manifest, people, moments, config.detection.first_second, source)
 
 
-def _loss(engine: Engine, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
+def _loss(network: Network, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
     """Binary cross-entropy, summed over people and actions, by those of a mean clip.
 
     Each action is a yes or no of its own, as in SlowFast, though of AVA's poses people have one.
@@ -103,7 +103,7 @@ def _loss(engine: Engine, batch: ClipBatch, keyframes: Keyframes) -> Tensor:
     rows, crops = batch.label.tolist(), batch.crop.cpu().numpy()
     boxes, people = people_in_clips(keyframes, rows, crops, batch.video.shape[-1])
     device = batch.video.device
-    says = engine(batch.video, torch.from_numpy(boxes).to(device)).float()
+    says = network(batch.video, torch.from_numpy(boxes).to(device)).float()
     does = torch.from_numpy(keyframes.people.lines[people] > 0).to(device, torch.float32)
     total = binary_cross_entropy_with_logits(says, does, reduction="sum")
     of_a_clip = keyframes.people.lines.size / len(keyframes.manifest)

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from mgm_dali.training.deepspeed_options import deepspeed_options
 from mgm_dali.training.engine_state import EngineState
 from mgm_dali.training.world import World
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Network"]
+
+Network = Callable[..., Any]
+"""Computes a network's output of its inputs: an `Engine`, or what stands before one."""
 
 
 class Engine:

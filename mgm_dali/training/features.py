@@ -7,7 +7,6 @@ row, where every view has one place and all other ranks have zeros; the first ra
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from mgm_dali.training.judging import autocast
 from mgm_dali.training.log import RunLog
 from mgm_dali.training.views import reasons_of
 from mgm_dali.training.world import World
+from mgm_dali.video.kept_columns import checksum_of_columns
 from mgm_dali.video.manifest import Manifest
 
 __all__ = ["FeatureMaker", "Split", "plan_features", "splits_of"]
@@ -217,14 +217,14 @@ def _spec(split: Split, encoder: FrozenEncoder, tokens_per_side: int) -> Feature
     num_tokens = encoder.num_tokens(tokens_per_side)
     columns = (manifest.path_bytes, manifest.path_ends, manifest.num_frames, manifest.fps)
     sizes = (manifest.widths, manifest.heights)
-    videos = blake2b(b"".join(c.tobytes() for c in (*columns, *sizes)), digest_size=8)
+    videos = checksum_of_columns(*columns, *sizes)
     precision = "fp32"
     if split.placement.device.type == "cuda":  # as `autocast` does
         precision = config.training.precision.replace("auto", "bf16")
     key: dict[str, Any] = {
         "format": FORMAT,
         **encoder.identity(),
-        "videos": videos.hexdigest(),
+        "videos": videos,
         **{f"clip.{name}": v for name, v in config.clip.model_dump(mode="json").items()},
         "segments": views.num_segments,
         "crops": views.num_crops,

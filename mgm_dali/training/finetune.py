@@ -21,7 +21,7 @@ from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.supervision import supervised
 from mgm_dali.training.world import World, join_world
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "prepared_finetuning"]
 
 
 def finetune(config: RunConfig) -> Path:
@@ -33,7 +33,7 @@ def finetune(config: RunConfig) -> Path:
     world = join_world(choose_device(config))
     with supervised(world, config) as supervision:
         config, objective = objective_of(config, world, to_train=True)
-        config, task = _prepared(with_accumulation(config, world.size), objective, world)
+        config, task = prepared_finetuning(config, objective, world)
         weights = train(config, task, world, supervision)
         if task.average is not None:
             weights = average_beside(weights)
@@ -45,9 +45,14 @@ def finetune(config: RunConfig) -> Path:
     return weights
 
 
-def _prepared(config: RunConfig, objective: Objective, world: World) -> tuple[RunConfig, Task]:
-    """The config with all that it leaves open decided, and what is to be trained."""
-    config, precision = with_precision(config, world)
+def prepared_finetuning(
+    config: RunConfig, objective: Objective, world: World
+) -> tuple[RunConfig, Task]:
+    """The config with all that it leaves open decided, and what is to be trained.
+
+    All ranks must call it. Raises `UserError`, on all of them, for what cannot be done here.
+    """
+    config, precision = with_precision(with_accumulation(config, world.size), world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     network = objective.build(config)
     tokens = network.grid.num_tokens

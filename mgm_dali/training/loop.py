@@ -22,7 +22,7 @@ from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.runs.checkpoint_files import Position, checksum, weights_file
 from mgm_dali.training.checkpoint import load_checkpoint, save_checkpoint
 from mgm_dali.training.computing import compiling
-from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine import Engine, Network
 from mgm_dali.training.judge import Judge, require_judged_data
 from mgm_dali.training.judging import Judgement
 from mgm_dali.training.opening import opening_lines
@@ -48,7 +48,7 @@ class Task:
     average: ModelEmaV3 | None
     groups: list[dict[str, Any]]
     """AdamW's parameter groups."""
-    loss: Callable[[Engine, ClipBatch], Tensor]
+    loss: Callable[[Network, ClipBatch], Tensor]
     """Loss of one forward pass, a float32 scalar."""
     needs_motion: bool
     description: list[str]
@@ -87,7 +87,8 @@ def train(config: RunConfig, task: Task, world: World, supervision: Supervision)
                 manifest=task.manifest,
             )
         )
-        manifest = "+".join(checksum(path) for path in (loader.manifest.path, *task.files))
+        lists = [loader.manifest.csv_checksum(), *map(checksum, task.files)]
+        manifest = "+".join(lists)
         videos = len(loader.manifest)
         world.require(_why_another_list(manifest, loader, world))
         position = Position(start.step, task.stage, world.size, global_batch, manifest)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.models import Classifier, LoadReport
-from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine import Network
 from mgm_dali.training.judging import Judgement
 from mgm_dali.training.world import World
 from mgm_dali.video.manifest import Manifest
@@ -23,7 +23,7 @@ class Objective:
 
     build: Callable[[RunConfig], Classifier]
     """A new network; its weights follow from torch's global random state."""
-    loss: Callable[[Engine, ClipBatch], Tensor]
+    loss: Callable[[Network, ClipBatch], Tensor]
     """Of one forward pass, a float32 scalar."""
     judgement: Judgement
     """While it is trained."""

@@ -29,7 +29,7 @@ from mgm_dali.training.computing import (
     with_kernel,
     with_precision,
 )
-from mgm_dali.training.engine import Engine
+from mgm_dali.training.engine import Network
 from mgm_dali.training.judging import Judgement, reconstruction_loss
 from mgm_dali.training.loop import Task, train
 from mgm_dali.training.pictures import picture_of
@@ -38,7 +38,7 @@ from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.supervision import supervised
 from mgm_dali.training.world import World, join_world
 
-__all__ = ["pretrain"]
+__all__ = ["prepared_pretraining", "pretrain"]
 
 
 def pretrain(config: RunConfig) -> Path:
@@ -48,13 +48,16 @@ def pretrain(config: RunConfig) -> Path:
     """
     world = join_world(choose_device(config))
     with supervised(world, config) as supervision:
-        config, task = _prepared(with_accumulation(config, world.size), world)
+        config, task = prepared_pretraining(config, world)
         return train(config, task, world, supervision)
 
 
-def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
-    """The config with all that it leaves open decided, and what is to be trained."""
-    config, precision = with_precision(config, world)
+def prepared_pretraining(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
+    """The config with all that it leaves open decided, and what is to be trained.
+
+    All ranks must call it. Raises `UserError`, on all of them, for what cannot be done here.
+    """
+    config, precision = with_precision(with_accumulation(config, world.size), world)
     torch.manual_seed(config.seed)  # the same initial weights on every rank
     autoencoder = build_autoencoder(config.model)
     grid = autoencoder.grid
@@ -98,18 +101,18 @@ def _prepared(config: RunConfig, world: World) -> tuple[RunConfig, Task]:
 
 def _loss_function(
     config: RunConfig, grid: PatchGrid, counts: tuple[int, int], device: torch.device
-) -> Callable[[Engine, ClipBatch], Tensor]:
+) -> Callable[[Network, ClipBatch], Tensor]:
     """Masks a batch, and asks the network for its loss; `counts`: hidden and predicted tokens."""
     num_hidden, num_decoded = counts
     mask_of = _compiled(config, grid, device) if config.mask.compile else make_mask
 
-    def loss(engine: Engine, batch: ClipBatch) -> Tensor:
+    def loss(network: Network, batch: ClipBatch) -> Tensor:
         motion = batch.motion, batch.motion_valid
         mask = mask_of(*motion, batch.seed, grid, config.mask, batch.motion_known)
         decoded = None
         if num_decoded < num_hidden:
             decoded = decoded_tokens(mask, batch.seed, grid, num_decoded)
-        result: Tensor = engine(batch.video, mask, num_hidden, decoded, num_decoded)
+        result: Tensor = network(batch.video, mask, num_hidden, decoded, num_decoded)
         return result
 
     return loss

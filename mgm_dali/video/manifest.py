@@ -5,30 +5,37 @@
 
 Paths are relative to the manifest's folder or absolute; labels may be empty. The names of the
 classes stand in `<stem>.classes.txt`, one a line. In memory a manifest of ten million rows is a
-dozen arrays, not ten million objects: it pickles to worker processes in a moment.
+dozen arrays, not ten million objects. Those of a large one are mapped from a file beside it
+(`kept_columns.py`), so that all processes of a machine share them, and pickle none.
 """
 
 import csv
 import os
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, SupportsIndex, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
 from mgm_dali.files import whole_file
+from mgm_dali.video.kept_columns import (
+    KeptColumns,
+    checksum_of_columns,
+    checksum_of_csv,
+    kept_columns,
+    kept_path,
+    map_columns,
+)
+from mgm_dali.video.manifest_csv import CSV_COLUMNS, ESCAPED, Columns, read_columns
 
 __all__ = ["Manifest", "Video", "read_manifest", "write_manifest"]
 
-Number = TypeVar("Number", int, float)
-
-_ESCAPED = "surrogateescape"
-"""File names are bytes: those that are not UTF-8 travel through the CSV unharmed."""
+KEPT_FROM_BYTES = 8 << 20
+"""About 100,000 rows: smaller lists are read in a moment, and nothing is kept beside them."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,6 @@ class Video:
     duration_seconds: float
     keyframe: int | None = None
     """The frame that clips of this row lie around; not in the CSV."""
-
-
-COLUMNS = tuple(field.name for field in fields(Video) if field.name != "keyframe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,8 @@ class Manifest:
     """`[N]`, where each path ends in `path_bytes`."""
     keyframes: NDArray[np.int64] | None = None
     """`[N]`, where clips lie around given frames (`mgm_dali.clips.keyframes`)."""
+    kept: KeptColumns | None = field(default=None, init=False)
+    """The file that the columns are mapped from; a manifest made of others has none."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +96,7 @@ class Manifest:
         name = self.path_bytes[start : self.path_ends[row]].tobytes()
         label = int(self.labels[row])
         return Video(
-            path=self.path.parent / name.decode(errors=_ESCAPED),
+            path=self.path.parent / name.decode(errors=ESCAPED),
             label=None if label < 0 else label,
             num_frames=int(self.num_frames[row]),
             fps=float(self.fps[row]),
@@ -116,6 +122,28 @@ class Manifest:
             keyframes=None if self.keyframes is None else self.keyframes[rows],
         )
 
+    def checksum(self) -> str:
+        """Of the videos and their row, whatever their labels: 64 bits in hexadecimal."""
+        if self.kept is not None:
+            return self.kept.facts.videos_checksum
+        columns = (self.path_bytes, self.path_ends, self.num_frames, self.fps)
+        of_frames = () if self.keyframes is None else (self.keyframes,)
+        return checksum_of_columns(*columns, *of_frames)
+
+    def csv_checksum(self) -> str:
+        """SHA-256 of the CSV, in hexadecimal."""
+        if self.kept is not None:
+            return self.kept.facts.csv_checksum
+        return checksum_of_csv(self.path)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Mapped columns do not travel: whoever unpickles maps them as well."""
+        if self.kept is None:
+            return super().__reduce_ex__(protocol)
+        if map_columns(self.path, self.kept.identity) is None:  # the CSV is another by now
+            return replace(self).__reduce_ex__(protocol)
+        return _mapped_again, (self.path, self.class_names, self.kept.identity)
+
     def __repr__(self) -> str:
         return f"Manifest({self.path}, {len(self)} videos, {len(self.class_names)} class names)"
 
@@ -128,24 +156,16 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     path = Path(path)
     class_names = _read_class_names(path)
-    table = _Columns()
-    try:
-        with path.open(encoding="utf-8", errors=_ESCAPED, newline="") as file:
-            reader = csv.reader(file)
-            places = _places_of_columns(path, next(reader, []))
-            for row in reader:
-                if row:
-                    where = f"{path}:{reader.line_num}"
-                    if len(row) <= max(places):
-                        raise UserError(f"{where}: has {len(row)} fields, the first line has more")
-                    table.append(where, [row[place] for place in places], class_names)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest; make one with `mgm-dali index`") from None
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a manifest: {error}") from None
-    if not table.labels:
-        raise UserError(f"{path}: lists no video; make it anew with `mgm-dali index`")
-    return table.manifest(path, class_names)
+    found: KeptColumns | Columns
+    if _is_large(path):
+        found = kept_columns(path, lambda: read_columns(path, class_names))
+    else:
+        found = read_columns(path, class_names)
+    if isinstance(found, Columns):
+        return _manifest(path, class_names, found)
+    if class_names and found.facts.highest_label >= len(class_names):
+        read_columns(path, class_names)  # names the line: the names are others than they were
+    return _mapped(path, class_names, found)
 
 
 def write_manifest(path: str | Path, videos: Iterable[Video], class_names: Sequence[str]) -> None:
@@ -162,91 +182,42 @@ def write_manifest(path: str | Path, videos: Iterable[Video], class_names: Seque
     else:
         _class_file(path).unlink(missing_ok=True)  # names of an older manifest would be wrong
     with _text_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer, quoting = (
+            csv.writer(file, lineterminator="\n", quoting=how)
+            for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        writer.writerow(CSV_COLUMNS)
         for video in videos:
             where = os.fspath(video.path.absolute()).removeprefix(folder)
             label = "" if video.label is None else video.label
-            writer.writerow([where, label, *(getattr(video, name) for name in COLUMNS[2:])])
+            row = [where, label, *(getattr(video, name) for name in CSV_COLUMNS[2:])]
+            # Python quotes no carriage return of itself, and reads it as the end of the row.
+            (quoting if "\r" in where else writer).writerow(row)
+    kept_path(path).unlink(missing_ok=True)
 
 
-class _Columns:
-    """Rows as they are read, packed at once: a list of ten million objects would not fit."""
-
-    def __init__(self) -> None:
-        self.paths = bytearray()
-        self.path_ends = array("q")
-        self.labels = array("q")
-        self.num_frames = array("q")
-        self.fps = array("d")
-        self.widths = array("i")
-        self.heights = array("i")
-        self.codecs = array("h")
-        self.codec_names: dict[str, int] = {}
-        self.durations_seconds = array("d")
-
-    def append(self, where: str, row: Sequence[str], class_names: Sequence[str]) -> None:
-        path, label, num_frames, fps, width, height, codec, duration = row
-        if not path:
-            raise UserError(f"{where}: the path is empty")
-        self.paths += path.encode(errors=_ESCAPED)
-        self.path_ends.append(len(self.paths))
-        self.labels.append(_label(where, label, class_names))
-        self.num_frames.append(_number(where, "num_frames", num_frames, int, 1))
-        self.fps.append(_number(where, "fps", fps, float, 0))
-        self.widths.append(_number(where, "width", width, int, 1))
-        self.heights.append(_number(where, "height", height, int, 1))
-        self.codecs.append(self.codec_names.setdefault(codec, len(self.codec_names)))
-        self.durations_seconds.append(_number(where, "duration_seconds", duration, float, 0))
-
-    def manifest(self, path: Path, class_names: tuple[str, ...]) -> Manifest:
-        return Manifest(
-            path=path,
-            class_names=class_names,
-            labels=np.array(self.labels, dtype=np.int64),
-            num_frames=np.array(self.num_frames, dtype=np.int64),
-            fps=np.array(self.fps, dtype=np.float64),
-            widths=np.array(self.widths, dtype=np.int32),
-            heights=np.array(self.heights, dtype=np.int32),
-            codecs=np.array(self.codecs, dtype=np.int16),
-            codec_names=tuple(self.codec_names),
-            durations_seconds=np.array(self.durations_seconds, dtype=np.float64),
-            path_bytes=np.frombuffer(bytes(self.paths), dtype=np.uint8),
-            path_ends=np.array(self.path_ends, dtype=np.int64),
-        )
-
-
-def _places_of_columns(path: Path, header: list[str]) -> list[int]:
-    names = [name.strip().removeprefix("\ufeff") for name in header]  # Excel writes a mark
-    lacking = [name for name in COLUMNS if name not in names]
-    if lacking:
-        raise UserError(
-            f"{path}: its first line lacks {', '.join(lacking)}; a manifest is made by "
-            "`mgm-dali index`"
-        )
-    return [names.index(name) for name in COLUMNS]
-
-
-def _number(where: str, name: str, text: str, kind: Callable[[str], Number], least: int) -> Number:
+def _is_large(path: Path) -> bool:
     try:
-        value = kind(text)
-        if least <= value < 2**31:
-            return value
-    except ValueError:
-        pass
-    raise UserError(f"{where}: {name} is {text!r}, expected a number of at least {least}")
+        return path.stat().st_size >= KEPT_FROM_BYTES
+    except OSError:
+        return False  # to read it says why
 
 
-def _label(where: str, text: str, class_names: Sequence[str]) -> int:
-    if not text:
-        return -1
-    label = _number(where, "label", text, int, 0)
-    if class_names and label >= len(class_names):
-        raise UserError(
-            f"{where}: label {label} is none of the {len(class_names)} named classes (they count "
-            "from 0); correct it, or the .classes.txt beside the manifest"
-        )
-    return label
+def _manifest(path: Path, class_names: tuple[str, ...], columns: Columns) -> Manifest:
+    return Manifest(path, class_names, codec_names=columns.codec_names, **columns.arrays)
+
+
+def _mapped(path: Path, class_names: tuple[str, ...], kept: KeptColumns) -> Manifest:
+    manifest = _manifest(path, class_names, kept.columns)
+    object.__setattr__(manifest, "kept", kept)  # it is frozen, and `replace` is to leave this out
+    return manifest
+
+
+def _mapped_again(path: Path, class_names: tuple[str, ...], identity: str) -> Manifest:
+    kept = map_columns(path, identity)
+    if kept is None:
+        raise UserError(f"{kept_path(path)}: is gone, or was written anew in this moment")
+    return _mapped(path, class_names, kept)
 
 
 def _class_file(path: Path) -> Path:
@@ -255,7 +226,7 @@ def _class_file(path: Path) -> Path:
 
 def _read_class_names(path: Path) -> tuple[str, ...]:
     try:
-        text = _class_file(path).read_text(encoding="utf-8", errors=_ESCAPED)
+        text = _class_file(path).read_text(encoding="utf-8", errors=ESCAPED)
     except FileNotFoundError:
         return ()
     return tuple(text.removesuffix("\n").split("\n")) if text else ()
@@ -264,5 +235,5 @@ def _read_class_names(path: Path) -> tuple[str, ...]:
 @contextmanager
 def _text_file(path: Path) -> Iterator[TextIO]:
     with whole_file(path) as partial:
-        with partial.open("w", encoding="utf-8", errors=_ESCAPED, newline="") as file:
+        with partial.open("w", encoding="utf-8", errors=ESCAPED, newline="") as file:
             yield file

@@ -1,0 +1,28 @@
+"""A disk that is slow: so many bytes of a file a second, until the system remembers them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+__all__ = ["slow_disk"]
+
+SOURCE = Path(__file__).with_name("slow_disk.c")
+
+
+def slow_disk(folder: Path, suffix: str, bytes_per_second: int) -> dict[str, str] | None:
+    """Environment variables with which a process and its children read files of this suffix slowly.
+
+    What was read once is read fast, until POSIX_FADV_DONTNEED drops it, as with a real disk. None
+    where there is no C compiler.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    library = folder / "slow_disk.so"
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    return {
+        "LD_PRELOAD": str(library),
+        "SLOW_DISK_SUFFIX": suffix,
+        "SLOW_DISK_BYTES_PER_SECOND": str(bytes_per_second),
+    }

@@ -1,0 +1,190 @@
+"""`mgm-dali profile`: on runs of which it is known what is slow, it names just that."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+from slow_disk import slow_disk
+from small_videos import manifest_of
+from training_runs import SETTINGS, launched
+from videos import Clip
+
+from mgm_dali.config import load_config
+from mgm_dali.profiling.profile import profile_run
+
+CONFIG = "configs/smoke/pretrain.yaml"
+SECONDS = 8
+DISK_BYTES_PER_SECOND = 200_000
+SUMS_AGREE = 0.1
+SUMS_AGREE_WHEN_BUSY = 0.35
+"""Other tests run on the same cores, and disturb one of two measurements."""
+
+
+def videos_of(clip, count, folder):
+    """A manifest of as many files, all alike."""
+    paths = [folder / f"{number}.mp4" for number in range(count)]
+    for path in paths:
+        shutil.copyfile(clip.path(), path)
+    return manifest_of(folder / "videos.csv", paths).path
+
+
+def profiled(manifest, *overrides, stage="pretrain", seconds=SECONDS):
+    settings = (*SETTINGS, f"data.train={manifest}", *overrides)
+    found = profile_run(load_config(CONFIG, settings), stage, seconds, lambda _: None)
+    assert found is not None
+    return found
+
+
+SMALL = Clip(width=64, height=64, num_frames=20, start=(8, 8), velocity=(0, 0), pan=(1, 1))
+LARGE = Clip(width=1280, height=720, num_frames=60, velocity=(2, 1), gop=250)
+
+
+@pytest.fixture(scope="module")
+def small_videos(tmp_path_factory):
+    return videos_of(SMALL, 24, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def slow_to_decode(tmp_path_factory):
+    manifest = videos_of(LARGE, 6, tmp_path_factory.mktemp("large"))
+    return profiled(manifest, "data.num_workers=1", "training.batch_size=2")[0]
+
+
+@pytest.fixture(scope="module")
+def slow_to_compute(small_videos):
+    network = ("model.name=vit_tiny", "model.image_size=112", "model.num_frames=16")
+    return profiled(small_videos, "data.num_workers=1", *network, "training.batch_size=4")
+
+
+def test_a_slow_decoder_is_named(slow_to_decode):
+    bound = slow_to_decode.bound
+    assert (bound.name, bound.step) == ("workers", "decode")
+    assert bound.step_share > 0.5
+    assert slow_to_decode.together.data_wait_share > 0.3
+    assert "Reading bounds this run" in slow_to_decode.sentence
+
+
+def test_what_preparing_the_videos_would_gain_was_tried_on_them(slow_to_decode):
+    prepared = slow_to_decode.prepared
+    assert prepared.after.seconds < prepared.before.seconds
+    gains = {one.change: one.gain for one in slow_to_decode.advice}
+    assert gains["mgm-dali prepare"] > 1.5
+
+
+def test_a_huge_network_is_named(slow_to_compute):
+    bound = slow_to_compute[0].bound
+    assert bound.name == "network"
+    assert bound.step in ("forward", "backward")
+    assert slow_to_compute[0].together.data_wait_share < 0.2
+
+
+def test_a_slow_disk_is_named(tmp_path):
+    manifest = videos_of(SMALL, 64, tmp_path)
+    environment = slow_disk(tmp_path, ".mp4", DISK_BYTES_PER_SECOND)
+    if environment is None:
+        pytest.skip("needs a C compiler")
+    out = tmp_path / "out"
+    command = ["-m", "mgm_dali", "profile", CONFIG, f"data.train={manifest}", *SETTINGS]
+    command += ["data.num_workers=1", "training.batch_size=2", "--seconds", str(SECONDS), "-o", out]
+    status, said = launched(command, environment=environment)
+    assert status == 0, said
+    found = json.loads((out / "profile.json").read_text())
+    assert (found["bound"]["name"], found["bound"]["step"]) == ("workers", "read")
+    read = found["costs"]["worker_steps"]["read"]
+    expected = SMALL.path().stat().st_size / DISK_BYTES_PER_SECOND
+    assert read["seconds"] == pytest.approx(expected, rel=0.3)
+    assert read["cpu_seconds"] < 0.2 * read["seconds"]
+    assert "files on faster storage" in said
+
+
+def sums(profile):
+    """CPU time of (all parts, the whole), of the worker and of the network."""
+    costs = profile.costs
+    return [
+        (sum(step.cpu_seconds for step in steps.values()), whole.cpu_seconds)
+        for steps, whole in (
+            (costs.worker_steps, costs.worker),
+            (costs.network_steps, costs.network),
+        )
+    ]
+
+
+def test_the_parts_sum_to_the_whole(slow_to_decode, slow_to_compute):
+    (reading, worker), _ = sums(slow_to_decode)
+    assert reading == pytest.approx(worker, rel=SUMS_AGREE_WHEN_BUSY)
+    _, (steps, network) = sums(slow_to_compute[0])
+    assert steps == pytest.approx(network, rel=SUMS_AGREE_WHEN_BUSY)
+
+
+@pytest.mark.slow  # it needs a machine that does nothing else
+def test_the_parts_sum_to_the_whole_within_a_tenth(tmp_path, small_videos):
+    manifest = videos_of(LARGE, 24, tmp_path)
+    slow_reading = profiled(manifest, "data.num_workers=1", "training.batch_size=2", seconds=60)[0]
+    slow_network = profiled(small_videos, "data.num_workers=1", "model.name=vit_tiny", seconds=60)
+    for profile in (slow_reading, slow_network[0]):
+        for parts, whole in sums(profile):
+            assert parts == pytest.approx(whole, rel=SUMS_AGREE)
+        together = profile.together
+        found = together.cpu_seconds / together.clips
+        assert profile.costs.cpu_seconds == pytest.approx(found, rel=2 * SUMS_AGREE)
+
+
+def test_the_time_line_has_the_ranges_of_a_step_and_a_row_for_each_reader(slow_to_compute):
+    events = slow_to_compute[1]["traceEvents"]
+    names = [event.get("name") for event in events]
+    for name in ("wait for clips", "mask, forward", "backward", "optimiser"):
+        assert names.count(name) >= 3
+    reads = [event for event in events if event.get("name") == "read a clip"]
+    assert len({event["tid"] for event in reads}) == 1  # one worker process
+    steps = [event for event in events if event.get("name") == "backward"]
+    # Both are on one clock: clips are read before and while steps are taken.
+    assert min(read["ts"] for read in reads) < max(step["ts"] for step in steps)
+    assert abs(reads[-1]["ts"] - steps[-1]["ts"]) < 60e6
+
+
+def test_the_command_writes_its_numbers_a_picture_and_a_time_line(small_videos, tmp_path):
+    finetuning = ("model.num_classes=3", "augment.rand_augment.layers=1", "data.num_workers=0")
+    command = ["-m", "mgm_dali", "profile", CONFIG, f"data.train={small_videos}", *SETTINGS]
+    status, said = launched(
+        [*command, *finetuning, "--stage", "finetune", "--seconds", "5", "-o", tmp_path / "out"]
+    )
+    assert status == 1 and "label" in said  # the small videos have no labels
+    status, said = launched(
+        [*command, "--seconds", "5", "-o", tmp_path / "out", "--plan", "2xcpu 1000 videos 1 epoch"]
+    )
+    assert status == 0, said
+    found = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert found["sentence"] in said
+    for name in ("read", "index", "decode", "motion", "augment", "forward", "optimiser"):
+        assert f"  {name} " in said
+    assert "plan       2 x cpu" in said and "hours" in said
+    assert (tmp_path / "out" / "profile.png").read_bytes().startswith(b"\x89PNG")
+    assert gzip.decompress((tmp_path / "out" / "trace.json.gz").read_bytes()).startswith(b"{")
+
+
+def test_two_ranks_are_profiled_together(small_videos, tmp_path):
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "mgm_dali", "profile"]
+    status, said = launched(
+        [
+            *command,
+            CONFIG,
+            f"data.train={small_videos}",
+            *SETTINGS,
+            "--seconds",
+            "5",
+            "-o",
+            tmp_path,
+        ]
+    )
+    assert status == 0, said
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert found["ranks"] == 2
+    assert found["clips_per_second"] > found["together"]["clips"] / found["together"]["seconds"]
+    assert found["computing"]["communication_seconds"] > 0
+    assert said.count("...") < 12  # one rank says what is done
+
+
+def test_no_run_folder_is_made(small_videos, tmp_path):
+    profiled(small_videos, f"output_dir={tmp_path / 'run'}", seconds=5)
+    assert not (tmp_path / "run").exists()
