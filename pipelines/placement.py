@@ -6,7 +6,7 @@ cpu     cuda     PyAV, copied to the GPU         codec in the same pass, or stor
 cpu     cpu      PyAV                            codec in the same pass, or store
 """
 
-import ctypes.util
+import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,7 +86,11 @@ def _choose_motion(config: RunConfig, needs_motion: bool) -> tuple[str | None, s
 
 def has_nvdec() -> bool:
     """Whether the driver brings its video decoder; containers may leave it out."""
-    return ctypes.util.find_library("nvcuvid") is not None
+    try:
+        ctypes.CDLL("libnvcuvid.so.1")  # as DALI does: find_library looks in fewer places
+    except OSError:
+        return False
+    return True
 
 
 def _choose_decoder(

@@ -74,7 +74,9 @@ def deepspeed_options(config: RunConfig, world: World) -> dict[str, Any]:
 
 def _zero_defaults(stage: Any, world: World) -> dict[str, Any]:
     """What we have otherwise than DeepSpeed where the user says nothing."""
-    defaults: dict[str, Any] = {"overlap_comm": True} if world.device.type == "cuda" else {}
+    defaults: dict[str, Any] = {}
+    if world.device.type == "cuda" and world.size > 1:
+        defaults["overlap_comm"] = True  # alone it would only take two buckets of 1 GB
     if stage == 3:
         # Else torch's own linear function is replaced until the process ends, also for compiling.
         defaults["memory_efficient_linear"] = False
