@@ -2,17 +2,22 @@
 # they make .venv, install into it what the machine can use, and run. A second call reuses it.
 # PYTHON names another interpreter, VENV another folder, OUT where the demo goes,
 # VIDEOS the files and folders that `make bench` measures on, PEERS where it installs what it
-# compares with.
+# compares with, BENCH where its numbers go; QUICK=1 makes it short.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
 VIDEOS ?=
 PEERS ?= .peers
+BENCH ?= bench-numbers
+QUICK ?=
+BENCH_OPTIONS =
+OWN_VIDEOS = $(if $(VIDEOS),--videos $(VIDEOS))
+BENCHES = motion loader masking mask-merit model end-to-end feeding scaling manifest
 READY = $(VENV)/ready
 
-.PHONY: demo test test-slow test-gpu check format bench bench-motion bench-loader bench-masking \
-	bench-merit bench-model pictures wheel clean
+.PHONY: demo test test-slow test-gpu check format bench $(BENCHES:%=bench-%) bench-page pictures \
+	wheel clean
 
 demo: $(READY)
 	$(VENV)/bin/mgm-dali demo --out $(OUT)
@@ -35,22 +40,23 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: bench-motion bench-loader
+# One after the other, as they would disturb one another; one that fails does not stop the others.
+bench: $(READY)
+	@failed=; \
+	for name in $(BENCHES); do $(MAKE) bench-$$name || failed="$$failed $$name"; done; \
+	$(MAKE) bench-page || failed="$$failed page"; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-bench-motion: $(READY)
-	$(VENV)/bin/python benchmarks/motion.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
+$(BENCHES:%=bench-%): bench-%: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/$(subst -,_,$*).py $(BENCH_OPTIONS) \
+		$(if $(QUICK),--quick) --json $(BENCH)/$(subst -,_,$*).json
 
-bench-loader: $(READY)
-	$(VENV)/bin/python benchmarks/loader.py --peers $(PEERS) $(if $(VIDEOS),--videos $(VIDEOS))
+bench-motion bench-loader bench-end-to-end: BENCH_OPTIONS = --peers $(PEERS) $(OWN_VIDEOS)
+bench-feeding: BENCH_OPTIONS = $(OWN_VIDEOS)
 
-bench-masking: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/masking.py
-
-bench-merit: $(READY)
-	$(VENV)/bin/python benchmarks/mask_merit.py
-
-bench-model: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python benchmarks/model.py
+bench-page: $(READY)
+	$(VENV)/bin/python benchmarks/page.py --numbers $(BENCH) --page docs/performance.md \
+		$(subst -,_,$(BENCHES))
 
 pictures: $(READY)
 	$(VENV)/bin/python benchmarks/mask_pictures.py

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,9 +33,20 @@ def add_number_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="file for all numbers")
 
 
-def parse(parser: argparse.ArgumentParser, counts: Sequence[str]) -> argparse.Namespace:
-    """The options given; wrong usage if one of `counts` is below 1."""
+def parse(
+    parser: argparse.ArgumentParser, counts: Sequence[str], quick: Mapping[str, Any] | None = None
+) -> argparse.Namespace:
+    """The options given; wrong usage if one of `counts` is below 1.
+
+    `quick` has the defaults of a short run, which --quick asks for.
+    """
+    if quick:
+        said = " ".join(f"--{name.replace('_', '-')} {_text(quick[name])}" for name in quick)
+        parser.add_argument("--quick", action="store_true", help=f"for a first look: {said}")
     options = parser.parse_args()
+    if quick and options.quick:
+        parser.set_defaults(**quick)  # what is given beside it wins
+        options = parser.parse_args()
     for name in counts:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: found {getattr(options, name)}, at least 1")
@@ -52,10 +63,18 @@ def run(options: argparse.Namespace, measure: Measure) -> None:
     numbers = {**describe(), "options": vars(options)}
     try:
         with TemporaryDirectory(prefix="mgm-dali-bench-") as folder:
-            numbers |= measure(console, options, Path(folder))
+            found = measure(console, options, Path(folder))
     except UserError as error:
         sys.exit(f"error: {error}")
-    numbers["load_at_end"] = os.getloadavg()
+    assert not numbers.keys() & found.keys(), "the head stays as it is"
+    numbers |= {**found, "load_at_end": os.getloadavg()}
     if options.json:
         write_whole(options.json, json.dumps(numbers, indent=1, default=str) + "\n")
         console.print(f"Every round is in {options.json}", markup=False)
+
+
+def _text(value: Any) -> str:
+    """As on the command line; a switch has no value."""
+    if value is True:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -9,6 +9,7 @@ from rounds import Contender, Ratio, Timings
 
 __all__ = [
     "GOALS",
+    "LIVE",
     "LOADER_GOALS",
     "WHOLE_VIDEO",
     "Goal",

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["interval"]
+__all__ = ["interval", "ratio_interval"]
 
 RESAMPLES = 2000
 
@@ -13,6 +13,19 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
     As many values are drawn alike, so that of a difference is of the same clips under both.
     """
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    return _bounds(values[_drawn(len(values))].mean(1))
+
+
+def ratio_interval(above: NDArray[np.float64], below: NDArray[np.float64]) -> tuple[float, float]:
+    """95% of the ratios of two means over the same clips, drawn alike for both."""
+    drawn = _drawn(len(above))
+    return _bounds(above[drawn].mean(1) / below[drawn].mean(1))
+
+
+def _drawn(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+
+
+def _bounds(means: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)

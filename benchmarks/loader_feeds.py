@@ -1,24 +1,32 @@
-"""What loaders are measured with: the clips that all of them show, and a feed that decodes nothing.
+"""What loaders are measured with: the config of ours, and the clips that all of them show."""
 
-Torch-free, as worker processes import this module.
-"""
-
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mgm_dali.clips.draw import Decoding, training_decoding
+from mgm_dali.clips.draw import training_decoding
 from mgm_dali.clips.order import shuffled_video
 from mgm_dali.config import RunConfig
-from mgm_dali.motion import MotionField
-from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.video.manifest import Manifest
 
-__all__ = ["RememberingFeed", "planned_clips"]
+__all__ = ["our_config", "planned_clips"]
 
-NUM_REMEMBERED = 8
-"""Clips that a worker process hands over in turn: more than its part of the caches holds."""
+
+def our_config(
+    manifest: Manifest, batch_size: int, num_workers: int, motion_store: Path | None = None
+) -> dict[str, Any]:
+    """Of our loader; the rest are defaults: clips of 16 frames at stride 4, 224x224 pixels."""
+    return {
+        "device": "cpu",
+        "data": {
+            "train": str(manifest.path),
+            "motion_store": motion_store and str(motion_store),
+            "num_workers": num_workers,
+            "max_skipped": 0,
+        },
+        "augment": {"crop": "multi_scale", "flip": False},
+        "motion": {"without_vectors": "block_matching"},
+        "training": {"batch_size": batch_size},
+    }
 
 
 def planned_clips(manifest: Manifest, config: RunConfig, num_clips: int) -> list[dict[str, Any]]:
@@ -41,16 +49,3 @@ def planned_clips(manifest: Manifest, config: RunConfig, num_clips: int) -> list
             }
         )
     return clips
-
-
-class RememberingFeed(ClipFeed):
-    """Reads a few clips and hands those over again and again."""
-
-    _remembered: tuple[tuple[NDArray[np.uint8], MotionField], ...] = ()
-    _next = 0
-
-    def _read(self, decoding: Decoding) -> tuple[NDArray[np.uint8], MotionField]:
-        if len(self._remembered) < NUM_REMEMBERED:
-            self._remembered += (super()._read(decoding),)
-        self._next += 1
-        return self._remembered[self._next % len(self._remembered)]

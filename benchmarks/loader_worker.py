@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from peer_worker import answer_orders
 
 # Peers borrow the project's installed packages, the project itself is beside this folder.
@@ -62,12 +61,13 @@ def ours(
 def transport(stretch: Stretch, clips: Clips, config: dict[str, Any]) -> Iterator[int]:
     """Our loader without decoding, cropping and normalising: what is left is to hand clips over."""
     del clips
-    from loader_feeds import RememberingFeed
-    from nvidia.dali.pipeline import Pipeline
+    import torch
 
     from mgm_dali.config import RunConfig
     from mgm_dali.pipelines import Share, graph
+    from mgm_dali.pipelines.placement import Placement
     from mgm_dali.pipelines.pool import ClipPool
+    from mgm_dali.profiling.feeds import RememberingFeed
     from mgm_dali.video.manifest import read_manifest
 
     parsed = RunConfig.model_validate(config)
@@ -75,15 +75,8 @@ def transport(stretch: Stretch, clips: Clips, config: dict[str, Any]) -> Iterato
     feed = RememberingFeed(
         manifest, parsed, "pretrain", Share(stretch.batch_size), motion_source="codec"
     )
-    pipeline = Pipeline(
-        batch_size=feed.decodings_per_batch,
-        num_threads=2,
-        device_id=None,
-        prefetch_queue_depth=parsed.data.prefetch_batches,
-    )
-    with pipeline:
-        pipeline.set_outputs(*graph.external_source(feed, ClipPool(feed)).values())
-    pipeline.build()
+    placement = Placement(torch.device("cpu"), "cpu", "codec", "as all others here")
+    pipeline = graph.partial_pipeline(feed, placement, ClipPool(feed), decoder=False)
     while True:
         pixels = pipeline.run()[0]
         yield len(pixels)
@@ -136,12 +129,14 @@ def measure(task: str, arguments: dict[str, Any]) -> dict[str, float]:
     batches = TASKS[task](stretch, **arguments)
     next(batches)
     first_seconds = time.perf_counter() - started
+    from mgm_dali.profiling.clocks import cpu_seconds  # not before: it takes PyTorch along
+
     for _ in range(stretch.num_warm_up - 1):
         next(batches)
-    wall_start, cpu_start = time.perf_counter(), _cpu_seconds()
+    wall_start, cpu_start = time.perf_counter(), cpu_seconds()
     num_clips = sum(next(batches) for _ in range(stretch.num_batches))
     return {
-        "cpu_seconds": _cpu_seconds() - cpu_start,
+        "cpu_seconds": cpu_seconds() - cpu_start,
         "wall_seconds": time.perf_counter() - wall_start,
         "first_seconds": first_seconds,
         "frames": num_clips * CLIP_FRAMES,
@@ -154,12 +149,6 @@ def _checked(video: Any) -> int:
     if found != ("torch.float32", 3, CLIP_FRAMES, IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(f"gave a batch of {found}")
     return len(video)
-
-
-def _cpu_seconds() -> float:
-    this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Where numbers were measured: processor, versions, commit."""
+"""Where and when numbers were measured: date, machine, versions, commit, command."""
 
 import os
 import platform
 import subprocess
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Processor, system, versions, commit, and the load before the run."""
+    """The head of every file of numbers."""
     return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "gpus": _gpus(),
         "load_at_start": os.getloadavg(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -30,6 +33,7 @@ def describe() -> dict[str, Any]:
         "ffmpeg_of_pyav": av.ffmpeg_version_info,
         "commit": _commit(),
         "command": sys.argv,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
 
 
@@ -38,6 +42,16 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(": ")[2]
     return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    """Their names; none where NVIDIA's driver is not installed."""
+    question = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(question, capture_output=True, text=True)
+    except OSError:
+        return []
+    return found.stdout.splitlines() if found.returncode == 0 else []
 
 
 def _version(package: str) -> str | None:

@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from command import add_number_options, parse, run
 from mask_peers import mgmae_warp, smooth_flows, videomae_tubes
+from ratios import Row, ratio_row, summary
 from rich.console import Console
 from rich.table import Table
+from rounds import Timings
 from torch import Tensor
 from torch._inductor import metrics
 from torch._inductor.utils import fresh_cache
@@ -32,6 +34,7 @@ from mgm_dali.masking import MASKS, PatchGrid, hidden_per_slice, make_mask
 GRID = PatchGrid(8, 14, 14)
 GOAL_MS, GOAL_OF = 3.0, "ours: motion_guided"
 CENTERS = ("top_k", "vote")
+QUICK = {"rounds": 3, "no_compile": True}
 WARP_RATIO = 0.9
 """Of MGMAE, and of VideoMAE's tubes."""
 
@@ -47,6 +50,14 @@ class Contender:
     share: float = 1.0
     """Of the clips, where all take too long; the time is scaled."""
     milliseconds: list[float] = field(default_factory=list)
+    same_rule: str = ""
+    """The label of ours that makes masks of the same kind; empty for ours."""
+
+    @property
+    def rounds(self) -> list[float]:
+        """The median of each, in milliseconds."""
+        starts = range(0, len(self.milliseconds), self.calls)
+        return [median(self.milliseconds[start : start + self.calls]) for start in starts]
 
 
 def main() -> None:
@@ -58,7 +69,7 @@ def main() -> None:
     add("--threads", type=int, default=2, help="of torch, on the CPU")
     add("--no-compile", action="store_true", help="without torch.compile, which takes a while")
     add_number_options(parser)
-    run(parse(parser, ("batch", "rounds", "threads")), _measure)
+    run(parse(parser, ("batch", "rounds", "threads"), QUICK), _measure)
 
 
 def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> dict[str, Any]:
@@ -68,7 +79,8 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
         f"{options.batch} clips of {GRID.t}x{GRID.h}x{GRID.w} tokens; {options.threads} threads, "
         f"OMP_WAIT_POLICY {policy}\n"
     )
-    numbers: dict[str, Any] = {"omp_wait_policy": policy}
+    devices: dict[str, Any] = {}
+    rows: list[Row] = []
     for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         device = torch.device(name)
         where = torch.cuda.get_device_name() if name == "cuda" else "CPU"
@@ -82,9 +94,21 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
         if kernels is not None:
             console.print(f"  compiled: {kernels} kernels {_of_what(name)}", markup=False)
         console.print()
+        rows += _rows(where, contenders)
         times = {contender.label: contender.milliseconds for contender in contenders}
-        numbers[name] = {"device": where, "milliseconds": times, "compiled_kernels": kernels}
-    return numbers
+        devices[name] = {"device": where, "milliseconds": times, "compiled_kernels": kernels}
+    about = "time of a batch's masks, the other's / ours"
+    return {"devices": devices, **summary(about, others=rows)}
+
+
+def _rows(where: str, contenders: Sequence[Contender]) -> Iterator[Row]:
+    """Others against our masks of the same kind and against `GOAL_OF`; a round's median counts."""
+    timings = Timings({each.label: {"batch": each.rounds} for each in contenders})
+    for other in contenders:
+        for label in (GOAL_OF, other.same_rule) if other.same_rule else ():
+            ratio = timings.ratio(other.label, label, ["batch"])
+            assert ratio is not None, "all have done the one job"
+            yield ratio_row(f"on {where}: {label}", other.label, ratio)
 
 
 def contenders_on(device: torch.device, batch: int) -> Iterator[Contender]:
@@ -99,6 +123,7 @@ def contenders_on(device: torch.device, batch: int) -> Iterator[Contender]:
     yield Contender(
         "VideoMAE's tubes, one by one in numpy",
         lambda: videomae_tubes(batch, GRID, hidden, rng).to(device),
+        same_rule="ours: tube",
     )
     generator = torch.Generator(device).manual_seed(0)
     part = batch if device.type == "cuda" else -(-batch // 8)
@@ -108,6 +133,7 @@ def contenders_on(device: torch.device, batch: int) -> Iterator[Contender]:
         lambda: mgmae_warp(flows, GRID, hidden, generator),
         calls=1,
         share=part / batch,
+        same_rule="ours: flow_warp",
     )
 
 

@@ -9,7 +9,6 @@ What it does on a GPU has not been run yet.
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,11 +18,15 @@ from typing import Any
 
 import torch
 from command import add_number_options, parse, run
+from ratios import peer_rows, summary
 from rich.console import Console
 from rounds import Timings
 from step_contenders import (
     COMPILED,
     CONTENDERS,
+    HUGGINGFACE,
+    OFFICIAL,
+    OURS,
     PRECISIONS,
     Inputs,
     Setup,
@@ -32,7 +35,7 @@ from step_contenders import (
     require_same_gradients,
     require_same_loss,
 )
-from step_goals import Measured, add_peak, peak_tflops, verdicts_of
+from step_goals import CLIP, Measured, add_peak, judged_time, peak_tflops, verdicts_of
 from step_memory import Memory, memory_of
 from step_tables import print_setup
 from tables import print_goals
@@ -65,11 +68,8 @@ def _options() -> argparse.Namespace:
     add("--threads", type=int, default=os.cpu_count() or 1, help="of torch, on the CPU")
     add("--no-compile", action="store_true", help="without torch.compile, which takes a while")
     add("--no-memory", action="store_true", help="without memory, for which all steps are repeated")
-    add("--quick", action="store_true", help="the small network in fp32, 0.75 hidden, batch of 2")
     add_number_options(parser)
-    if "--quick" in sys.argv:  # what is given beside it wins
-        parser.set_defaults(**QUICK)
-    options = parse(parser, ("batch", "rounds", "seconds", "threads"))
+    options = parse(parser, ("batch", "rounds", "seconds", "threads"), QUICK)
     if bad := [ratio for ratio in options.ratios if not 0 < ratio < 1]:
         parser.error(f"--ratios: found {bad[0]:g}, between 0 and 1")
     return options
@@ -100,7 +100,15 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
         found[setup.name] = measured
         print_setup(console, setup, measured, memory.get(setup.name, {}))
     verdicts = verdicts_of(setups, found)
-    print_goals(console, f"goals, by {'wall' if device == 'cuda' else 'CPU'} time", verdicts)
+    kind = "wall" if device == "cuda" else "CPU"
+    print_goals(console, f"goals, by {kind} time", verdicts)
+    timings = {setup.name: judged_time(setup, found[setup.name]) for setup in setups}
+    rows = peer_rows(timings, (OFFICIAL, HUGGINGFACE), [OURS], CLIP)
+    failed = [
+        f"{name}: {label}: not measured: {reason}"
+        for name, measured in found.items()
+        for label, reason in measured.failures.items()
+    ]
     return {
         "device": where(device),
         "measured": {name: asdict(measured) for name, measured in found.items()},
@@ -111,6 +119,7 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
             for name, of in memory.items()
         },
         "goals": [verdict.as_dict() for verdict in verdicts],
+        **summary(f"{kind} time of a step's clip, the other's / ours", verdicts, rows, failed),
     }
 
 

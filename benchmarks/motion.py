@@ -14,19 +14,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clips import clip_jobs, make_videos, open_videos, whole_jobs
+from clips import chosen_videos, clip_jobs, whole_jobs
 from command import add_common_options, parse, run
 from contenders import GOALS, WHOLE_VIDEO, clip_contenders, judge
 from peers import PEERS, Worker, start
+from ratios import summary, verdict_rows
 from rich.console import Console
 from rounds import Timings, run_rounds
-from tables import print_goals, print_section, print_store
+from tables import failure_lines, print_goals, print_section, print_store
 
 from mgm_dali.data_commands import progress_bar
 from mgm_dali.video.manifest import Video, write_manifest
 
 GOAL_SIZE, GOAL_CODEC = (340, 256), "h264"
 MAX_FILLS = 3
+NUM_MADE = 3
+QUICK = {"rounds": 2, "clips_per_video": 1, "most_videos": 3}
 
 
 def main() -> None:
@@ -37,25 +40,22 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--videos", type=Path, nargs="+", default=[], help="files and folders; none: three are made"
-    )
+    made = f"files and folders; none: {NUM_MADE} are made"
+    add("--videos", type=Path, nargs="+", default=[], help=made)
     add("--most-videos", type=int, default=12, help="of more, some are taken")
     add("--rounds", type=int, default=7, help="beside a first one that is not counted")
     add("--clips-per-video", type=int, default=2, help="places, drawn once")
     add("--seed", type=int, default=0, help="of the places")
     add_common_options(parser)
-    return parse(parser, ("most_videos", "rounds", "clips_per_video"))
+    return parse(parser, ("most_videos", "rounds", "clips_per_video"), QUICK)
 
 
 def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prints every section as it is done; gives all numbers for the file."""
-    videos, notes = open_videos(options.videos or make_videos(folder), options.most_videos)
-    if not options.videos:
-        notes = ["no --videos: three are made, 340x256, 300 frames, x264's default settings"]
+    videos = chosen_videos(console, options, folder, NUM_MADE)
     jobs = {"videos": whole_jobs(videos)}
     jobs["clips"], too_short = clip_jobs(videos, options.clips_per_video, options.seed)
-    for line in notes + too_short:
+    for line in too_short:
         console.print(line, markup=False)
     with _worker("ours", options, console) as ours:
         store = fill_store(ours, videos, folder, options.rounds)
@@ -75,12 +75,16 @@ def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dic
     verdicts = list(judge(GOALS, timings, chosen))
     of_these = f"the {len(alike)} of {len(videos)} videos that are H.264 of 340x256"
     print_goals(console, f"goals: CPU time on {of_these}", verdicts)
+    all_jobs = {name: [job.name for job in listed] for name, listed in jobs.items()}
+    of_all = [row | {"goal": None} for row in verdict_rows(judge(GOALS, timings, all_jobs))]
+    failed = [line for name in jobs for line in failure_lines(timings[name], len(jobs[name]))]
     return {
         "videos": [asdict(video) for video in videos],
         "peers": {name: peer.requirement for name, peer in PEERS.items()},
         "store": store,
         "timings": {name: asdict(measured) for name, measured in timings.items()},
         "goals": [verdict.as_dict() for verdict in verdicts],
+        **summary("CPU time of the same frames, the other's / ours", verdicts, of_all, failed),
     }
 
 

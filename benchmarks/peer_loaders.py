@@ -43,11 +43,18 @@ class _Clips(Dataset[tuple[torch.Tensor, ...]]):
 
 
 def torch_batches(
-    clips: Sequence[dict[str, Any]], read: Read, batch_size: int, num_workers: int
+    clips: Sequence[dict[str, Any]],
+    read: Read,
+    batch_size: int,
+    num_workers: int,
+    *,
+    pin_memory: bool = False,
 ) -> Iterator[list[torch.Tensor]]:
-    """Batches of PyTorch's own loader with its defaults; the clips in the order given."""
-    data = _Clips(clips, read)
-    return iter(DataLoader(data, batch_size, num_workers=num_workers, drop_last=True))
+    """Batches of PyTorch's own loader, else with its defaults; the clips in the order given."""
+    data, pinned = _Clips(clips, read), pin_memory
+    return iter(
+        DataLoader(data, batch_size, num_workers=num_workers, pin_memory=pinned, drop_last=True)
+    )
 
 
 def read_with_decord(clip: dict[str, Any], size: int) -> tuple[torch.Tensor, ...]:

@@ -71,10 +71,13 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def measure(self, task: str, arguments: dict[str, Any]) -> dict[str, float]:
+    def measure(
+        self, task: str, arguments: dict[str, Any], seconds_allowed: float | None = None
+    ) -> dict[str, float]:
         """CPU and wall seconds of one task, and the frames it gave.
 
-        Raises `PeerError` if it fails, dies or takes too long.
+        Raises `PeerError` if it fails, dies or takes longer than is allowed (`SECONDS_ALLOWED`,
+        unless it is said).
         """
         if self._problem:
             raise PeerError(self._problem)
@@ -86,14 +89,15 @@ class Worker:
             process.stdin.flush()
         except BrokenPipeError:
             pass  # noticed below
-        ready, _, _ = select.select([process.stdout], [], [], SECONDS_ALLOWED)
+        seconds_allowed = seconds_allowed or SECONDS_ALLOWED
+        ready, _, _ = select.select([process.stdout], [], [], seconds_allowed)
         line = process.stdout.readline() if ready else b""
         if not line:
             self.close()
             raise PeerError(
                 f"its process died with status {process.returncode}"
                 if ready
-                else f"no answer in {SECONDS_ALLOWED:g} s; it was killed"
+                else f"no answer in {seconds_allowed:g} s; it was killed"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times the CPU time of one contender that of another is."""
+    """How many times as much time one contender takes as another."""
 
     median: float
     """Of the medians."""
@@ -57,7 +57,7 @@ class Ratio:
 
 @dataclass
 class Timings:
-    """CPU seconds by label, job and round."""
+    """Seconds, mostly of CPU time, by label, job and round."""
 
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)

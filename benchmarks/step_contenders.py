@@ -40,6 +40,7 @@ __all__ = [
     "Inputs",
     "Setup",
     "Step",
+    "plain_step",
     "reference_losses",
     "require_same_gradients",
     "require_same_loss",
@@ -166,10 +167,10 @@ def require_same_gradients(setup: Setup) -> None:
     gradients = {}
     for label, make in NETWORKS.items():
         try:
-            network, loss_of = make(setup, inputs)
+            network, loss_of = make(setup)
         except UserError:
             continue  # said where its time would stand
-        loss_of().backward()
+        loss_of(inputs.video, inputs.mask).backward()
         embedding = next(p for p in network.parameters() if p.ndim == 5)
         assert embedding.grad is not None, "it is trained"
         gradients[label] = embedding.grad
@@ -183,18 +184,17 @@ def require_same_gradients(setup: Setup) -> None:
             )
 
 
-Network = tuple[torch.nn.Module, Callable[[], Tensor]]
-"""A network, and its loss on the batch."""
+Network = tuple[torch.nn.Module, Callable[[Tensor, Tensor], Tensor]]
+"""A network, and its loss by video `[B, 3, T, H, W]` and mask bool `[B, N]`."""
 
 
-def _official_network(setup: Setup, inputs: Inputs) -> Network:
+def _official_network(setup: Setup) -> Network:
     network = OfficialAutoencoder(setup.model)
     network.load_state_dict(setup.network().state_dict())
-    network.to(setup.device)
-    return network, lambda: network(inputs.video, inputs.mask)
+    return network.to(setup.device), network
 
 
-def _transformers_network(setup: Setup, inputs: Inputs) -> Network:
+def _transformers_network(setup: Setup) -> Network:
     try:
         found = version("transformers")
     except PackageNotFoundError:
@@ -210,18 +210,22 @@ def _transformers_network(setup: Setup, inputs: Inputs) -> Network:
     with TemporaryDirectory(prefix="mgm-dali-bench-") as folder:
         export_huggingface(setup.network(), folder)
         network = VideoMAEForPreTraining.from_pretrained(folder).to(setup.device).train()
-    video = inputs.video.transpose(1, 2)  # frames first
-    return network, lambda: network(video, bool_masked_pos=inputs.mask).loss
+
+    def loss(video: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = network(video.transpose(1, 2), bool_masked_pos=mask).loss  # frames first
+        return found
+
+    return network, loss
 
 
-def _our_network(setup: Setup, inputs: Inputs) -> Network:
+def _our_network(setup: Setup) -> Network:
     network = setup.network()
     prepare(network, _decided(setup, BARE))
     network.to(setup.device)
-    return network, lambda: network(inputs.video, inputs.mask, setup.num_hidden)
+    return network, lambda video, mask: network(video, mask, setup.num_hidden)
 
 
-NETWORKS: dict[str, Callable[[Setup, Inputs], Network]] = {
+NETWORKS: dict[str, Callable[[Setup], Network]] = {
     OFFICIAL: _official_network,
     HUGGINGFACE: _transformers_network,
     BARE: _our_network,
@@ -267,23 +271,32 @@ def _decided(setup: Setup, label: str) -> RunConfig:
     return decided
 
 
-def _autocast_step(label: str, setup: Setup, inputs: Inputs) -> Step:
-    """As VideoMAE's users train: autocast around the forward pass, torch's own AdamW."""
-    network, loss_of = NETWORKS[label](setup, inputs)
+def plain_step(label: str, setup: Setup) -> Callable[[Tensor, Tensor], Tensor]:
+    """As VideoMAE's users train: autocast around the forward pass, torch's own AdamW.
+
+    A step takes a video and a mask, and gives the loss. Raises `UserError` if there is no such
+    network here.
+    """
+    network, loss_of = NETWORKS[label](setup)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
     )
     low = setup.precision == "bf16"
 
-    def step() -> Tensor:
+    def step(video: Tensor, mask: Tensor) -> Tensor:
         with torch.autocast(setup.device, torch.bfloat16, enabled=low):
-            loss = loss_of()
+            loss = loss_of(video, mask)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()
 
     return step
+
+
+def _autocast_step(label: str, setup: Setup, inputs: Inputs) -> Step:
+    step = plain_step(label, setup)
+    return lambda: step(inputs.video, inputs.mask)
 
 
 CONTENDERS: dict[str, Callable[[Setup, Inputs], Step]] = {

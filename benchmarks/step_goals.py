@@ -8,7 +8,16 @@ from contenders import Goal, Verdict, judge
 from rounds import Timings
 from step_contenders import COMPILED, DECODED, OFFICIAL, OURS, Setup
 
-__all__ = ["CLIP", "PEAK", "Measured", "add_peak", "goals_of", "peak_tflops", "verdicts_of"]
+__all__ = [
+    "CLIP",
+    "PEAK",
+    "Measured",
+    "add_peak",
+    "goals_of",
+    "judged_time",
+    "peak_tflops",
+    "verdicts_of",
+]
 
 CLIP = "clip"
 """The one job of these timings: seconds a clip."""
@@ -89,11 +98,15 @@ def add_peak(setup: Setup, measured: Measured) -> None:
             measured.add(PEAK, seconds, seconds, clips=1)
 
 
+def judged_time(setup: Setup, measured: Measured) -> Timings:
+    """CPU time on a CPU, which says more than wall time if others work there too."""
+    return measured.wall if setup.device == "cuda" else measured.cpu
+
+
 def verdicts_of(setups: Iterable[Setup], found: Mapping[str, Measured]) -> list[Verdict]:
-    """By CPU time on a CPU, which says more than wall time if others work there too."""
+    """By the time that counts on each device."""
     verdicts: list[Verdict] = []
     for setup in setups:
-        measured = found[setup.name]
-        timings = measured.wall if setup.device == "cuda" else measured.cpu
+        timings = judged_time(setup, found[setup.name])
         verdicts += judge(goals_of(setup), {setup.name: timings}, {setup.name: [CLIP]})
     return verdicts

@@ -8,8 +8,9 @@ from contenders import Verdict
 from rich.console import Console
 from rich.table import Table
 from rounds import Contender, Job, Ratio, Timings
+from turns import CLIPS, CPU, WALL
 
-__all__ = ["print_goals", "print_loaders", "print_section", "print_store"]
+__all__ = ["failure_lines", "print_goals", "print_rates", "print_section", "print_store"]
 
 
 def print_section(
@@ -23,7 +24,7 @@ def print_section(
     shown = [c.label for c in contenders if timings.common_jobs(c.label)]
     console.print(_per_job(title, timings, shown, jobs))
     console.print(_together(title, timings, shown, jobs))
-    for line in timings.notes + list(_failures(timings, len(jobs))):
+    for line in timings.notes + failure_lines(timings, len(jobs)):
         console.print(f"  {line}", markup=False)
     console.print()
 
@@ -42,41 +43,35 @@ def print_store(console: Console, store: dict[str, Any]) -> None:
     )
 
 
-def print_loaders(
+def print_rates(
     console: Console,
+    title: str,
     timings: Mapping[str, Timings],
     contenders: Sequence[Contender],
-    num_clips: int,
+    extras: Mapping[str, str],
 ) -> None:
-    """One row a loader; ratios are of CPU time, to the first of them."""
-    cpu, wall, first = (timings[name] for name in ("CPU time", "wall time", "first batch"))
+    """One row for each; ratios are of CPU time, to the first of them.
+
+    `extras` are more kinds of `timings`, with the format of their medians.
+    """
+    cpu, wall = timings[CPU], timings[WALL]
     shown = [c.label for c in contenders if c.label in cpu.seconds]
-    table = Table(title="loaders: medians", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    columns = (
-        "clips/s",
-        "most",
-        "CPU ms a clip",
-        "least",
-        "x first",
-        "single rounds",
-        "s to start",
-    )
+    columns = ("clips/s", "most", "CPU ms a clip", "least", "x first", "single rounds", *extras)
     for name in columns:
         table.add_column(name, justify="right")
     for label in shown:
-        seconds = cpu.seconds[label]["clips"]
+        wall_seconds, cpu_seconds = (each.seconds[label][CLIPS] for each in (wall, cpu))
         table.add_row(
             label,
-            f"{num_clips / median(wall.seconds[label]['clips']):.1f}",
-            f"{num_clips / min(wall.seconds[label]['clips']):.1f}",
-            f"{median(seconds) / num_clips * 1e3:.1f}",
-            f"{min(seconds) / num_clips * 1e3:.1f}",
-            *_ratio_cells(cpu.ratio(label, shown[0], ["clips"])),
-            f"{median(first.seconds[label]['clips']):.1f}",
+            *(f"{1 / each(wall_seconds):.3g}" for each in (median, min)),
+            *(f"{each(cpu_seconds) * 1e3:.1f}" for each in (median, min)),
+            *_ratio_cells(cpu.ratio(label, shown[0], [CLIPS])),
+            *(format(median(timings[kind].seconds[label][CLIPS]), extras[kind]) for kind in extras),
         )
     console.print(table)
-    for line in _failures(cpu, num_jobs=1):
+    for line in failure_lines(cpu):
         console.print(f"  {line}", markup=False)
     console.print()
 
@@ -95,6 +90,17 @@ def print_goals(console: Console, title: str, verdicts: Iterable[Verdict]) -> No
             found,
         )
     console.print(table)
+
+
+def failure_lines(timings: Timings, num_jobs: int = 1) -> list[str]:
+    """A line for each contender and reason that it did not do one of so many jobs."""
+    lines = []
+    for label, reasons in timings.failures.items():
+        for reason in sorted(set(reasons.values())):
+            jobs = [job for job, why in reasons.items() if why == reason]
+            what = "not measured" if len(jobs) == num_jobs else f"without {', '.join(jobs)}"
+            lines.append(f"{label}: {what}: {reason}")
+    return lines
 
 
 def _per_job(title: str, timings: Timings, labels: Sequence[str], jobs: Iterable[Job]) -> Table:
@@ -127,14 +133,6 @@ def _together(title: str, timings: Timings, labels: Sequence[str], jobs: Sequenc
             f"{len(done)} of {len(jobs)}",
         )
     return table
-
-
-def _failures(timings: Timings, num_jobs: int) -> Iterable[str]:
-    for label, reasons in timings.failures.items():
-        for reason in sorted(set(reasons.values())):
-            jobs = [job for job, why in reasons.items() if why == reason]
-            what = "not measured" if len(jobs) == num_jobs else f"without {', '.join(jobs)}"
-            yield f"{label}: {what}: {reason}"
 
 
 def _ratio_cells(ratio: Ratio | None) -> tuple[str, str]:

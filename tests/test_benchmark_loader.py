@@ -22,6 +22,8 @@ from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.profiling import feeds
+from mgm_dali.profiling.clocks import cpu_seconds
 from mgm_dali.video.manifest import read_manifest
 from mgm_dali.video.reader import read_frames
 
@@ -125,19 +127,17 @@ def test_a_tube_mask_hides_the_same_patches_in_every_slice():
 
 
 def test_the_remembering_feed_decodes_a_few_clips_and_no_more(moving_shapes, monkeypatch):
-    decoded, read = [], ClipFeed._read
+    decoded, read = [], ClipFeed.read
 
     def counted(self, decoding):
         decoded.append(decoding.row)
         return read(self, decoding)
 
-    monkeypatch.setattr(ClipFeed, "_read", counted)
-    monkeypatch.setattr(loader_feeds, "NUM_REMEMBERED", 3)
+    monkeypatch.setattr(ClipFeed, "read", counted)
+    monkeypatch.setattr(feeds, "NUM_REMEMBERED", 3)
     manifest = read_manifest(moving_shapes)
     config = RunConfig.model_validate(tree(moving_shapes))
-    feed = loader_feeds.RememberingFeed(
-        manifest, config, "pretrain", Share(6), motion_source="codec"
-    )
+    feed = feeds.RememberingFeed(manifest, config, "pretrain", Share(6), motion_source="codec")
     samples = [feed.sample(number) for number in range(9)]
     assert len(decoded) == 3
     assert len({sample[0].tobytes() for sample in samples[3:]}) == 3
@@ -145,14 +145,14 @@ def test_the_remembering_feed_decodes_a_few_clips_and_no_more(moving_shapes, mon
 
 def test_cpu_time_of_processes_that_still_live_counts():
     program = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); input()"
-    before = loader_worker._cpu_seconds()
+    before = cpu_seconds()
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         child.stdout.readline()
-        assert loader_worker._cpu_seconds() - before >= 0.95
+        assert cpu_seconds() - before >= 0.95
         child.communicate(b"\n")
-    assert loader_worker._cpu_seconds() - before >= 0.95, "nor is it lost when they end"
+    assert cpu_seconds() - before >= 0.95, "nor is it lost when they end"
 
 
 def test_an_environment_made_in_another_way_is_made_anew(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import intervals
 import mask_merit
 import mask_peers
 import masking
@@ -124,3 +125,22 @@ def test_the_timing_prints_a_row_for_each_and_keeps_every_round(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert masking.GOAL_OF in done.stdout and "MGMAE" in done.stdout and numbers.exists()
+
+
+def test_the_ratio_of_two_means_is_sure_where_clips_agree_on_it():
+    values = np.random.default_rng(0).uniform(1, 2, size=50)
+    assert intervals.ratio_interval(3 * values, values) == pytest.approx((3, 3))
+    low, high = intervals.ratio_interval(values, values[::-1])
+    assert low < 1 < high
+
+
+def test_masks_of_others_are_set_over_ours_by_the_medians_of_rounds():
+    guided = masking.Contender(masking.GOAL_OF, int, 2, milliseconds=[1, 3, 2, 2])
+    tube = masking.Contender("ours: tube", int, 2, milliseconds=[4, 4, 8, 8])
+    theirs = masking.Contender("theirs", int, 1, milliseconds=[8, 4], same_rule="ours: tube")
+    rows = list(masking._rows("CPU", [guided, tube, theirs]))
+    assert [(row["what"], row["peer"]) for row in rows] == [
+        (f"on CPU: {masking.GOAL_OF}", "theirs"),
+        ("on CPU: ours: tube", "theirs"),
+    ]
+    assert [(row["ratio"], row["low"], row["high"]) for row in rows] == [(3, 2, 4), (1, 0.5, 2)]

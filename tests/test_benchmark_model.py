@@ -86,8 +86,8 @@ def test_networks_that_compute_the_same_have_the_same_gradient():
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_network_with_other_heads_is_refused(monkeypatch, part):
-    def of_other_heads(setup, inputs):
-        network, loss_of = step_contenders._official_network(setup, inputs)
+    def of_other_heads(setup):
+        network, loss_of = step_contenders._official_network(setup)
         for block in getattr(network, part).blocks:
             block.attn.num_heads *= 2
         return network, loss_of
