@@ -89,11 +89,10 @@ def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dic
     fps = median(video.fps for video in videos) / STRIDE_FRAMES
     _make_ready(folder, {"prepared": TranscodeSettings(), "sparse": TranscodeSettings(fps=fps)})
     milliseconds: dict[str, list[float]] = {name: [] for name in SET_UPS}
-    turns = [(turn, name) for turn in range(options.rounds) for name in SET_UPS]
+    turns = [name for _ in range(options.rounds) for name in SET_UPS]
     with progress_bar("measuring") as advance:
-        for done, (turn, name) in enumerate(turns, 1):
-            place = folder / f"{turn}-{name}"
-            milliseconds[name].append(_cpu_milliseconds(SET_UPS[name], folder, place, options))
+        for done, name in enumerate(turns, 1):
+            milliseconds[name].append(_cpu_milliseconds(SET_UPS[name], folder, options))
             advance(done, len(turns))
     _print(console, milliseconds, options.rate)
     rows = [
@@ -111,9 +110,7 @@ def _make_ready(folder: Path, prepared: Mapping[str, TranscodeSettings]) -> None
         extract_motion(folder / name / "videos.csv", folder / f"{name}-store", Recipe("codec"))
 
 
-def _cpu_milliseconds(
-    set_up: SetUp, folder: Path, place: Path, options: argparse.Namespace
-) -> float:
+def _cpu_milliseconds(set_up: SetUp, folder: Path, options: argparse.Namespace) -> float:
     """Of a clip, in the worker process."""
     config = RunConfig.model_validate(
         {
@@ -136,8 +133,7 @@ def _cpu_milliseconds(
         motion_source=source,
         encoded=set_up.nvdec,
     )
-    place.mkdir()
-    reading = measure_reading(feed, options.seconds, place)
+    reading = measure_reading(feed, options.seconds)
     return 1e3 * reading.whole.cpu_seconds / set_up.repeats
 
 

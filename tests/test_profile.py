@@ -59,22 +59,22 @@ def slow_to_compute(small_videos):
 
 def test_a_slow_decoder_is_named(slow_to_decode):
     bound = slow_to_decode.bound
-    assert (bound.name, bound.step) == ("workers", "decode")
+    assert (bound.place, bound.step) == ("workers", "decode")
     assert bound.step_share > 0.5
     assert slow_to_decode.together.data_wait_share > 0.3
-    assert "Reading bounds this run" in slow_to_decode.sentence
+    assert "Reading by 1 worker" in slow_to_decode.sentence
 
 
 def test_what_preparing_the_videos_would_gain_was_tried_on_them(slow_to_decode):
     prepared = slow_to_decode.prepared
-    assert prepared.after.seconds < prepared.before.seconds
+    assert prepared.after["decode"].seconds < prepared.before["decode"].seconds
     gains = {one.change: one.gain for one in slow_to_decode.advice}
     assert gains["mgm-dali prepare"] > 1.5
 
 
 def test_a_huge_network_is_named(slow_to_compute):
     bound = slow_to_compute[0].bound
-    assert bound.name == "network"
+    assert bound.place == "computing"
     assert bound.step in ("forward", "backward")
     assert slow_to_compute[0].together.data_wait_share < 0.2
 
@@ -90,22 +90,24 @@ def test_a_slow_disk_is_named(tmp_path):
     status, said = launched(command, environment=environment)
     assert status == 0, said
     found = json.loads((out / "profile.json").read_text())
-    assert (found["bound"]["name"], found["bound"]["step"]) == ("workers", "read")
+    assert found["bound"]["place"] in ("workers", "storage") and found["bound"]["step"] == "read"
     read = found["costs"]["worker_steps"]["read"]
     expected = SMALL.path().stat().st_size / DISK_BYTES_PER_SECOND
     assert read["seconds"] == pytest.approx(expected, rel=0.3)
     assert read["cpu_seconds"] < 0.2 * read["seconds"]
-    assert "files on faster storage" in said
+    assert found["machine"]["storage_bytes_per_second"] < 1.3 * DISK_BYTES_PER_SECOND
+    assert found["together"]["waited_seconds"] > 0.3 * found["together"]["seconds"]
+    assert "files on faster storage would give" in found["sentence"]
 
 
 def sums(profile):
-    """CPU time of (all parts, the whole), of the worker and of the network."""
+    """CPU time of (all parts, the whole), of the worker and of computing."""
     costs = profile.costs
     return [
         (sum(step.cpu_seconds for step in steps.values()), whole.cpu_seconds)
         for steps, whole in (
             (costs.worker_steps, costs.worker),
-            (costs.network_steps, costs.network),
+            (costs.computing_steps, costs.computing),
         )
     ]
 
@@ -113,8 +115,8 @@ def sums(profile):
 def test_the_parts_sum_to_the_whole(slow_to_decode, slow_to_compute):
     (reading, worker), _ = sums(slow_to_decode)
     assert reading == pytest.approx(worker, rel=SUMS_AGREE_WHEN_BUSY)
-    _, (steps, network) = sums(slow_to_compute[0])
-    assert steps == pytest.approx(network, rel=SUMS_AGREE_WHEN_BUSY)
+    _, (steps, computing) = sums(slow_to_compute[0])
+    assert steps == pytest.approx(computing, rel=SUMS_AGREE_WHEN_BUSY)
 
 
 @pytest.mark.slow  # it needs a machine that does nothing else
@@ -133,8 +135,8 @@ def test_the_parts_sum_to_the_whole_within_a_tenth(tmp_path, small_videos):
 def test_the_time_line_has_the_ranges_of_a_step_and_a_row_for_each_reader(slow_to_compute):
     events = slow_to_compute[1]["traceEvents"]
     names = [event.get("name") for event in events]
-    for name in ("wait for clips", "mask, forward", "backward", "optimiser"):
-        assert names.count(name) >= 3
+    for name in ("wait for clips", "mask and forward", "forward", "backward", "optimiser"):
+        assert names.count(name) >= 1
     reads = [event for event in events if event.get("name") == "read a clip"]
     assert len({event["tid"] for event in reads}) == 1  # one worker process
     steps = [event for event in events if event.get("name") == "backward"]
@@ -180,8 +182,9 @@ def test_two_ranks_are_profiled_together(small_videos, tmp_path):
     assert status == 0, said
     found = json.loads((tmp_path / "profile.json").read_text())
     assert found["ranks"] == 2
-    assert found["clips_per_second"] > found["together"]["clips"] / found["together"]["seconds"]
-    assert found["computing"]["communication_seconds"] > 0
+    assert len(found["of_ranks"]) == 2 and all(r["clips_per_second"] for r in found["of_ranks"])
+    assert found["computing"]["averaging"]["seconds"] > 0
+    assert found["costs"]["computing_steps"]["averaging"]["seconds"] > 0
     assert said.count("...") < 12  # one rank says what is done
 
 

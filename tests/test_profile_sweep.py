@@ -20,9 +20,16 @@ def test_overrides_with_several_values_are_axes_and_short_names_are_spelt_out():
     assert axes == {"data.num_workers": ["1", "2"], "mask.ratio": ["0.75", "0.9"]}
 
 
-def test_a_list_as_a_value_is_no_axis():
-    plain, _ = split_axes(["training.betas=[0.9,0.95]", "workers=1,2"])
-    assert plain == ["training.betas=[0.9,0.95]"]
+def test_a_list_or_a_path_as_a_value_is_no_axis_and_single_values_may_have_short_names():
+    single = ["training.betas=[0.9,0.95]", "data.train=/my,data/a.csv", "batch_size=4"]
+    plain, axes = split_axes([*single, "workers=1,2"])
+    assert plain == [*single[:2], "training.batch_size=4"]
+    assert axes == {"data.num_workers": ["1", "2"]}
+
+
+def test_a_key_with_several_values_twice_is_refused():
+    with pytest.raises(UserError, match=r"data\.num_workers has several values twice"):
+        split_axes(["workers=1,2", "data.num_workers=3,4"])
 
 
 def test_all_combinations_are_tried_once():
@@ -60,17 +67,18 @@ def test_a_sweep_tries_each_choice_for_real_and_keeps_the_best_as_overrides(
     moving_shapes, tmp_path
 ):
     arguments = ["profile", CONFIG, f"data.train={moving_shapes}", *SETTINGS, "--sweep"]
-    arguments += ["batch_size=2,4", "kernel=sdpa,cudnn", "--seconds", "5", "-o", str(tmp_path)]
+    arguments += ["batch_size=2,4", "kernel=sdpa,cudnn,soft", "--seconds", "5", "-o", str(tmp_path)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert [one["overrides"] for one in found] == [
         [f"training.batch_size={size}", f"training.attention_kernel={kernel}"]
         for size in (2, 4)
-        for kernel in ("sdpa", "cudnn")
+        for kernel in ("sdpa", "cudnn", "soft")
     ]
-    for worked, failed in (found[:2], found[2:]):
-        assert "cudnn cannot be used here" in failed["problem"]
+    for worked, unusable, unknown in (found[:3], found[3:]):
+        assert "cudnn cannot be used here" in unusable["problem"]
+        assert "attention_kernel" in unknown["problem"]
         together = worked["together"]
         rate = together["clips"] / together["seconds"]
         assert worked["clips_per_second"] == pytest.approx(rate, rel=1e-4)

@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mgm_dali.profiling.costs import Bound, Costs, Machine, StepTime, find_bound, limits
+from mgm_dali.profiling.clocks import StepTime
+from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
 
-__all__ = ["Advice", "Facts", "advise", "in_a_sentence"]
+__all__ = ["Advice", "Facts", "Found", "advise", "in_a_sentence"]
 
-LEAST_GAIN = 1.03
+LEAST_GAIN = 1.05
 """Below it nobody would see the difference."""
-STORE_GAIN = 50
-"""How many times as fast as live the store gives motion, at least (RESULTS.md, Motion)."""
-SLOW_STORAGE = 0.2
-"""Of a worker's time that goes by waiting for files, from which on that is worth saying."""
-
+STORED_SECONDS = 0.001
+"""What the motion of a clip takes from a store (RESULTS.md, Motion)."""
 MOST_WORKERS_A_CORE = 4
+ROUGHLY = 0.75
+"""A run that reaches less than this share of what its parts promise is not explained by them."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,23 @@ class Facts:
     """`augment.repeats`."""
     batch_size: int
     accumulate_steps: int
+    has_global_batch: bool
     motion_source: str | None
-    prepared: tuple[float, float] | None
-    """What is left of a worker's wall and CPU time for a clip once `mgm-dali prepare` has made its
-    video anew, as shares; None if that was not tried."""
+    prepared: StepTime | None
+    """What a worker takes for a clip once `mgm-dali prepare` has made its video anew, as shares of
+    now; None if that was not tried."""
     half_decoded: float | None
     """What forward and backward take with `mask.decoded_share=0.5`, as a share of now; None if
     that cannot be set."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the run did when everything was at work."""
+
+    clips_per_second: float
+    """Of one rank."""
+    data_wait_share: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,6 @@ class Advice:
 
     change: str
     """Overrides, or a command."""
-    clips_per_second: float
     gain: float
     """How many times as many clips as now."""
     alters_training: bool
@@ -52,78 +61,92 @@ def advise(costs: Costs, machine: Machine, facts: Facts) -> list[Advice]:
     now = find_bound(costs, machine).clips_per_second
     found = []
     for change, other_costs, other_machine, alters in _ideas(costs, machine, facts):
-        rate = find_bound(other_costs, other_machine).clips_per_second
-        if rate > LEAST_GAIN * now:
-            found.append(Advice(change, rate, rate / now, alters))
+        gain = find_bound(other_costs, other_machine).clips_per_second / now
+        if gain > LEAST_GAIN:
+            found.append(Advice(change, gain, alters))
     return sorted(found, key=lambda one: (one.alters_training, -one.gain))
 
 
-def in_a_sentence(bound: Bound, costs: Costs, machine: Machine, advice: list[Advice]) -> str:
-    """What bounds the run, and what to do about it."""
-    allowed = limits(costs, machine)
-    share = f"{bound.step_share:.0%} of"
-    if bound.name == "workers":
-        who = f"{machine.num_workers or 'no'} worker process(es)"
-        said = (
-            f"Reading bounds this run: {who} give {bound.clips_per_second:.3g} clips/s, the "
-            f"network could take {allowed['network']:.3g}; {share} a worker's time is {bound.step}"
-        )
-    elif bound.name == "graph":
-        said = (
-            f"DALI's graph bounds this run: it gives {bound.clips_per_second:.3g} clips/s, the "
-            f"network could take {allowed['network']:.3g}; {share} its time is {bound.step}"
-        )
-    elif bound.name == "network":
-        readable = min(allowed["workers"], allowed["graph"])
-        said = (
-            f"The network bounds this run: it takes {bound.clips_per_second:.3g} clips/s, and "
-            f"{readable:.3g} could be read; {share} a step is {bound.step}"
-        )
-    else:
-        said = (
-            f"The processor bounds this run: its cores allow {bound.clips_per_second:.3g} clips/s, "
-            f"and {share} their time goes to the {bound.step}"
-        )
-    if bound.cores_exhausted and bound.name != "cores":
+def in_a_sentence(costs: Costs, machine: Machine, found: Found, advice: list[Advice]) -> str:
+    """What bounds the run, and what to do about it: of what was found, explained by the model."""
+    bound = find_bound(costs, machine, found.data_wait_share)
+    said = (
+        f"{_subject(bound, costs, machine)} this run: {found.clips_per_second:.3g} clips/s a rank, "
+        f"waiting for data {found.data_wait_share:.0%}; {bound.step_share:.0%} of "
+        f"{_whose(bound)} is {bound.step}"
+    )
+    if bound.cores_exhausted and bound.place != "cores":
         said += f"; {machine.cores:.3g} core(s) are all there is"
-    free = [one for one in advice if not one.alters_training]
-    if free:
-        best = free[0]
-        return (
-            f"{said}. {best.change} would give about {best.clips_per_second:.3g} clips/s, "
-            f"{best.gain:.1f} times as many."
+    if found.clips_per_second < ROUGHLY * bound.clips_per_second:
+        said += (
+            f". The parts alone promise {bound.clips_per_second:.3g}: they share more than this "
+            "model knows, or the machine was busy"
         )
-    return f"{said}. Nothing that leaves the training as it is would make it clearly faster."
+    free = [one for one in advice if not one.alters_training]
+    if not free:
+        return f"{said}. Of what can be predicted, nothing that leaves the training as it is helps."
+    rate = free[0].gain * found.clips_per_second
+    return (
+        f"{said}. {free[0].change} would give about {rate:.3g} clips/s, {free[0].gain:.1f} times "
+        "as many."
+    )
+
+
+def _subject(bound: Bound, costs: Costs, machine: Machine) -> str:
+    if bound.place == "workers":
+        allowed = limits(costs, machine)["workers"]
+        who = f"{machine.num_workers or 'no'} worker process(es), good for {allowed:.3g} clips/s,"
+        return f"Reading by {who} bounds"
+    return {
+        "storage": "The storage bounds",
+        "graph": "DALI's graph bounds",
+        "computing": "Computing bounds",
+        "cores": "The processor bounds",
+    }[bound.place]
+
+
+def _whose(bound: Bound) -> str:
+    return {
+        "storage": "that time",
+        "workers": "a worker's time",
+        "graph": "its time",
+        "computing": "a step",
+        "cores": "its time",
+    }[bound.place]
 
 
 Idea = tuple[str, Costs, Machine, bool]
 
 
 def _ideas(costs: Costs, machine: Machine, facts: Facts) -> Iterator[Idea]:
+    read = costs.worker_steps["read"]
+    waiting = max(read.seconds - read.cpu_seconds, 0.0)
+    left = 1 - waiting / costs.worker.seconds
+    quick = replace(machine, storage_bytes_per_second=float("inf"))
+    yield "files on faster storage", _read_in(costs, StepTime(left, 1.0)), quick, False
     yield from _workers(costs, machine)
     if facts.prepared is not None:
-        yield "mgm-dali prepare", _read_in(costs, *facts.prepared), machine, False
-    waiting = sum(step.seconds - step.cpu_seconds for step in costs.worker_steps.values())
-    if waiting > SLOW_STORAGE * costs.worker.seconds:
-        computing = costs.worker.cpu_seconds / costs.worker.seconds
-        yield "files on faster storage", _read_in(costs, computing, 1.0), machine, False
+        yield "mgm-dali prepare", _read_in(costs, facts.prepared), machine, False
     if facts.motion_source not in (None, "store"):
         motion = costs.worker_steps["motion"]
-        spared = 1 - 1 / STORE_GAIN
-        left = 1 - spared * motion.seconds / costs.worker.seconds
-        cpu_left = 1 - spared * motion.cpu_seconds / costs.worker.cpu_seconds
+        stored = StepTime(
+            1 - max(motion.seconds - STORED_SECONDS, 0) / costs.worker.seconds,
+            1 - max(motion.cpu_seconds - STORED_SECONDS, 0) / costs.worker.cpu_seconds,
+        )
         change = "mgm-dali extract, then data.motion_store=STORE"
-        yield change, _read_in(costs, left, cpu_left), machine, False
+        yield change, _read_in(costs, stored), machine, False
     doubled = 2 * facts.repeats
     if facts.batch_size % doubled == 0:
-        yield f"augment.repeats={doubled}", _read_in(costs, 0.5, 0.5), machine, True
+        halved = replace(_read_in(costs, StepTime(0.5, 0.5)), file_bytes=costs.file_bytes / 2)
+        yield f"augment.repeats={doubled}", halved, machine, True
     if facts.half_decoded is not None:
-        parts = costs.network_steps
-        spared = (1 - facts.half_decoded) * (parts["forward"].seconds + parts["backward"].seconds)
+        parts = costs.computing_steps
+        spared = (parts["forward"] + parts["backward"]) * (1 - facts.half_decoded)
         yield "mask.decoded_share=0.5", _computed_in(costs, spared), machine, True
-    spared = costs.network_steps["optimiser"].seconds / 2
-    change = f"training.accumulate_steps={2 * facts.accumulate_steps}"
-    yield change, _computed_in(costs, spared), machine, True
+    if not facts.has_global_batch:
+        change = f"training.accumulate_steps={2 * facts.accumulate_steps}"
+        by_the_step = costs.computing_steps["optimiser"] + costs.computing_steps["averaging"]
+        yield change, _computed_in(costs, by_the_step * 0.5), machine, True
 
 
 def _workers(costs: Costs, machine: Machine) -> Iterator[Idea]:
@@ -135,13 +158,13 @@ def _workers(costs: Costs, machine: Machine) -> Iterator[Idea]:
     yield f"data.num_workers={enough}", costs, options[enough], False
 
 
-def _read_in(costs: Costs, share: float, cpu_share: float) -> Costs:
+def _read_in(costs: Costs, shares: StepTime) -> Costs:
     """With these shares of a worker's wall and CPU time."""
-    worker = StepTime(costs.worker.seconds * share, costs.worker.cpu_seconds * cpu_share)
+    worker = StepTime(
+        costs.worker.seconds * shares.seconds, costs.worker.cpu_seconds * shares.cpu_seconds
+    )
     return replace(costs, worker=worker)
 
 
-def _computed_in(costs: Costs, spared_seconds: float) -> Costs:
-    share = 1 - spared_seconds / sum(step.seconds for step in costs.network_steps.values())
-    network = StepTime(costs.network.seconds * share, costs.network.cpu_seconds * share)
-    return replace(costs, network=network)
+def _computed_in(costs: Costs, spared: StepTime) -> Costs:
+    return replace(costs, computing=costs.computing + spared * -1)

@@ -1,13 +1,32 @@
 """Clocks: wall time, and CPU time of this process and all that it has started."""
 
+import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
-__all__ = ["Spent", "cpu_seconds", "cpu_seconds_of_all", "now", "spent_by", "stretch"]
+__all__ = ["Spent", "StepTime", "cpu_seconds", "mean_time", "now", "spent_by", "stretch"]
+
+LEAST_COUNTED = 3
+LEAST_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Time of one step of the work."""
+
+    seconds: float
+    cpu_seconds: float
+
+    def __add__(self, other: "StepTime") -> "StepTime":
+        return StepTime(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
+    def __mul__(self, factor: float) -> "StepTime":
+        return StepTime(self.seconds * factor, self.cpu_seconds * factor)
 
 
 @dataclass(frozen=True)
@@ -20,9 +39,15 @@ class Spent:
     cpu_seconds: float
     """Of all threads and worker processes."""
 
-    def each(self) -> tuple[float, float]:
-        """Wall and CPU seconds of one."""
-        return self.seconds / self.count, self.cpu_seconds / self.count
+    @property
+    def each(self) -> StepTime:
+        """The mean of one."""
+        return StepTime(self.seconds, self.cpu_seconds) * (1 / self.count)
+
+
+def mean_time(taken: Sequence[StepTime]) -> StepTime:
+    """The mean of both times."""
+    return sum(taken, StepTime(0.0, 0.0)) * (1 / len(taken))
 
 
 def now(device: torch.device) -> float:
@@ -33,43 +58,46 @@ def now(device: torch.device) -> float:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and its descendants since they began."""
-    this = psutil.Process()
-    found = []
-    for process in (this, *this.children(recursive=True)):
-        try:
-            found.append(process.cpu_times())
-        except psutil.Error:  # it has just ended
-            continue
-    total: float = sum(t.user + t.system + t.children_user + t.children_system for t in found)
-    return total
-
-
-def cpu_seconds_of_all() -> float:
-    """CPU time of all programs of this machine since it began."""
-    times = psutil.cpu_times()
-    total: float = times.user + times.nice + times.system
-    return total
+    """CPU time of this process, its descendants, and those it had; looking takes milliseconds."""
+    living = sum(_seconds_of(child.pid) for child in psutil.Process().children(recursive=True))
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + living + ended.ru_utime + ended.ru_stime
 
 
 def spent_by(action: Callable[[], object], count: int, device: torch.device) -> Spent:
     """What `count` calls take."""
-    begun, cpu_begun = now(device), cpu_seconds()
+    cpu_begun, begun = cpu_seconds(), now(device)
     for _ in range(count):
         action()
-    return Spent(count, now(device) - begun, cpu_seconds() - cpu_begun)
+    seconds = now(device) - begun
+    return Spent(count, seconds, cpu_seconds() - cpu_begun)
 
 
-def stretch(batches: Iterator[object], warm_up: int, seconds: float, device: torch.device) -> Spent:
-    """What batches take that come one by one, after some that are not counted.
+def stretch(
+    batches: Iterator[object], warm_up: int, least: int, seconds: float, device: torch.device
+) -> Spent:
+    """What batches take that come one by one, after `warm_up` that are not counted.
 
-    At least 3 are counted, until `seconds` have gone by, `warm_up` included.
+    At least so many are counted, until `seconds` have gone by since the first was asked for.
     """
-    begun = time.perf_counter()
+    asked = time.perf_counter()
     for _ in range(warm_up):
         next(batches)
-    started, cpu_started, count = now(device), cpu_seconds(), 0
-    while count < 3 or time.perf_counter() - begun < seconds:
+    cpu_begun, begun, count = cpu_seconds(), now(device), 0
+    end = max(asked + seconds, begun + LEAST_SECONDS)
+    while count < max(least, LEAST_COUNTED) or time.perf_counter() < end:
         next(batches)
         count += 1
-    return Spent(count, now(device) - started, cpu_seconds() - cpu_started)
+    taken = now(device) - begun
+    return Spent(count, taken, cpu_seconds() - cpu_begun)
+
+
+def _seconds_of(pid: int) -> float:
+    """CPU time of all threads of a process, finer than the ticks of /proc/PID/stat."""
+    nanoseconds = 0
+    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            nanoseconds += int(task.read_text().split()[0])
+        except (OSError, ValueError, IndexError):  # it has just ended
+            continue
+    return nanoseconds / 1e9

@@ -1,6 +1,8 @@
 """What a training step takes on a batch that is there already: its parts, and the whole."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -8,112 +10,117 @@ import torch
 from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
-from mgm_dali.profiling.clocks import Spent, now, spent_by
-from mgm_dali.profiling.costs import StepTime, mean_time
+from mgm_dali.config import RunConfig
+from mgm_dali.profiling.clocks import Spent, StepTime, now, spent_by
 from mgm_dali.training.computing import DTYPES, compiling
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task
 from mgm_dali.training.world import World
 
-__all__ = ["STEP_PARTS", "Computing", "first_clips", "measure_computing", "take_step"]
+__all__ = ["Computing", "Part", "first_clips", "measure_computing", "take_pass"]
 
-STEP_PARTS = ("mask", "forward", "backward", "optimiser")
-MOST_STEPS = 50
+MOST_PASSES = 50
 AVERAGINGS = 3
+
+Part = Callable[[str], AbstractContextManager[None]]
+"""What stands around a named part of the work."""
 
 
 @dataclass(frozen=True)
 class Computing:
-    """What steps on one batch take."""
+    """What forward passes, with all that belongs to them, take on one batch."""
 
     num_clips: int
     """In each."""
     parts: dict[str, StepTime]
-    """Of `STEP_PARTS`: mean over the steps, with a wait for the device behind each part."""
+    """`mask`, `forward`, `backward`, `optimiser`, with a wait for the device and for all ranks
+    in front of each; the mean over the passes, of which not all end in an optimiser step."""
     whole: Spent
-    """Steps one behind the other; the device is waited for at the end alone."""
+    """Passes one behind the other; the device is waited for at the end alone."""
+    passes_a_step: int
+    """Here."""
     gradient_bytes: int
     """That the ranks average behind each step."""
-    communication_seconds: float
-    """Of one step: averaging as many numbers over the ranks as the network has gradients, alone.
-    In a step it is a part of `backward` or `optimiser`, and may be hidden behind others."""
+    averaging: StepTime
+    """Of one step: averaging as many numbers over the ranks as there are gradients, alone. In a
+    step it is a part of `backward` or `optimiser`, and may be hidden behind others."""
 
 
-def measure_computing(
-    engine: Engine, task: Task, batch: ClipBatch, precision: str, seconds: float
-) -> Computing:
-    """Times steps that change nothing: the learning rate is 0. All ranks must call it.
+def take_pass(engine: Engine, task: Task, batch: ClipBatch, part: Part | None = None) -> None:
+    """What the training loop does with a batch; `part` stands around each part of it."""
+    around = part or (lambda _: nullcontext())
 
-    Some steps must have been taken: the first one compiles, and takes memory.
-    """
-    world = engine.world
-    trial = spent_by(lambda: take_step(engine, task, batch), 1, world.device)
-    # All ranks must take as many.
-    count = world.of_first(round(min(max(seconds / 2 / trial.seconds, 1), MOST_STEPS)))
-    timed = [_timed_step(engine, task, batch) for _ in range(count)]
-    parts = {name: mean_time([one[name] for one in timed]) for name in STEP_PARTS}
-    whole = spent_by(lambda: take_step(engine, task, batch), count, world.device)
-    gradients = _gradients(engine, precision)
-    return Computing(
-        len(batch), parts, whole, gradients.nbytes, _communication_seconds(world, gradients)
-    )
+    def network(*inputs: Any) -> Any:
+        with around("forward"):
+            return engine(*inputs)
 
-
-def take_step(engine: Engine, task: Task, batch: ClipBatch) -> None:
-    """What the training loop does with a batch."""
     with compiling("training.compile"):
-        loss = task.loss(engine, batch)
-        engine.backward(loss)
-    engine.step()
+        with around("mask and forward"):
+            loss = task.loss(network, batch)
+        with around("backward"):
+            engine.backward(loss)
+    with around("optimiser"):
+        engine.step()
 
 
 def first_clips(batch: ClipBatch, count: int) -> ClipBatch:
-    """The first clips of a batch."""
+    """The first clips of a batch, in memory of their own."""
     taken: dict[str, Any] = {}
     for field in fields(batch):
         tensor = getattr(batch, field.name)
-        taken[field.name] = None if tensor is None else tensor[:count]
+        taken[field.name] = None if tensor is None else tensor[:count].clone()
     return ClipBatch(**taken)
 
 
-def _timed_step(engine: Engine, task: Task, batch: ClipBatch) -> dict[str, StepTime]:
-    device = engine.world.device
-    marks: list[StepTime] = []
+def measure_computing(
+    engine: Engine, task: Task, batch: ClipBatch, config: RunConfig, seconds: float
+) -> Computing:
+    """Times passes that change nothing: the learning rate is 0. All ranks must call it.
 
-    def mark() -> None:
-        marks.append(StepTime(now(device), time.process_time()))
-
-    def network(*inputs: Any) -> Any:
-        mark()
-        output = engine(*inputs)
-        mark()
-        return output
-
-    mark()
-    loss = task.loss(network, batch)
-    mark()
-    engine.backward(loss)
-    mark()
-    engine.step()
-    mark()
-    before, forward, behind, backward, optimiser = map(_between, marks, marks[1:])
-    both = before.seconds + behind.seconds, before.cpu_seconds + behind.cpu_seconds
-    mask = StepTime(*both)  # and what else a loss needs
-    return dict(zip(STEP_PARTS, (mask, forward, backward, optimiser), strict=True))
+    A whole step must have been taken: the first pass compiles, and takes memory.
+    """
+    world, a_step = engine.world, config.training.accumulate_steps
+    trial = spent_by(lambda: take_pass(engine, task, batch), a_step, world.device)
+    # All ranks must take as many.
+    steps = world.of_first(round(min(max(seconds / 2 / trial.seconds, 1), MOST_PASSES / a_step)))
+    count = max(steps, 1) * a_step
+    watch = _Watch(world)
+    for _ in range(count):
+        take_pass(engine, task, batch, watch.part)
+    parts = {name: time * (1 / count) for name, time in watch.taken.items()}
+    mask = parts.pop("mask and forward") + parts["forward"] * -1  # and what else a loss needs
+    whole = spent_by(lambda: take_pass(engine, task, batch), count, world.device)
+    gradients = _gradients(engine, config.training.precision)
+    num_bytes, averaging = gradients.nbytes, _averaging(world, gradients)
+    return Computing(len(batch), {"mask": mask, **parts}, whole, a_step, num_bytes, averaging)
 
 
-def _between(begin: StepTime, end: StepTime) -> StepTime:
-    return StepTime(end.seconds - begin.seconds, end.cpu_seconds - begin.cpu_seconds)
+class _Watch:
+    """Sums what parts take, by name."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.taken = world, dict[str, StepTime]()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        if name != "forward":  # which is inside another part
+            self.world.require(None)  # a rank that comes late is no cost of this part
+        begun, cpu_begun = now(self.world.device), time.process_time()
+        yield
+        cpu = time.process_time() - cpu_begun  # to wait for a GPU takes a core, and does nothing
+        taken = StepTime(now(self.world.device) - begun, cpu)
+        self.taken[name] = self.taken.get(name, StepTime(0.0, 0.0)) + taken
 
 
 def _gradients(engine: Engine, precision: str) -> Tensor:
-    """As many numbers as the network has gradients."""
-    count = sum(p.numel() for p in engine.network.parameters() if p.requires_grad)
+    """As many numbers as the network has gradients; with ZeRO 3 a rank holds some of each alone."""
+    parameters = [p for p in engine.network.parameters() if p.requires_grad]
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
     return torch.zeros(count, dtype=DTYPES[precision], device=engine.world.device)
 
 
-def _communication_seconds(world: World, gradients: Tensor) -> float:
+def _averaging(world: World, gradients: Tensor) -> StepTime:
     if world.size == 1:
-        return 0.0
+        return StepTime(0.0, 0.0)
     world.sum(gradients)
-    return spent_by(lambda: world.sum(gradients), AVERAGINGS, world.device).seconds / AVERAGINGS
+    return spent_by(lambda: world.sum(gradients), AVERAGINGS, world.device).each

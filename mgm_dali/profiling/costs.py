@@ -1,37 +1,24 @@
-"""What a clip costs, and which part of a machine bounds a run: a model that fits on a page.
+"""What a clip costs, and what bounds a run: a model that fits on a page, held to what was found.
 
-    worker processes ---> DALI's graph ---> network        side by side, each with its own clip
-    \\_________________ processor cores _________________/   which all of them share
+    worker processes ---> DALI's graph ---> computing      side by side, each with its own clip
+    storage, and the processor's cores                     which all of them share
 
-A clip needs each for some time, measured alone. Nothing can be faster than the one that takes
-longest for a clip: that is the bound, and its rate is the prediction. Time is in seconds a clip of
-one rank; W worker processes take W clips at once.
+A clip needs each of them for some time. No run is faster than the one that allows the fewest clips.
+Time is in seconds a clip of one rank; W worker processes take W clips at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Bound", "Costs", "Machine", "StepTime", "find_bound", "limits", "mean_time"]
+from mgm_dali.profiling.clocks import StepTime
+
+__all__ = ["Bound", "Costs", "Machine", "find_bound", "limits"]
 
 OWN_SHARE = 0.7
 """Who takes more than this share of the CPU time is what exhausts the cores."""
-
-
-@dataclass(frozen=True)
-class StepTime:
-    """Time of one step of the work."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-def mean_time(taken: Sequence[StepTime]) -> StepTime:
-    """The mean of both times."""
-    count = len(taken)
-    return StepTime(
-        sum(one.seconds for one in taken) / count,
-        sum(one.cpu_seconds for one in taken) / count,
-    )
+STARVED, FED = 0.15, 0.05
+"""Shares of the time that a run waits for clips: above the one reading bounds it, below the other
+computing does; in between the model decides."""
+FEEDING = ("storage", "workers", "graph")
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,8 @@ class Machine:
     num_workers: int
     """0: the clips are read in the run's own process, between its steps."""
     cores: float
-    """The machine's, by the ranks on it."""
+    storage_bytes_per_second: float
+    """Of files that nobody has read before; the share of one rank."""
     is_gpu: bool
 
 
@@ -53,73 +41,101 @@ class Costs:
     """`draw`, `read`, `index`, `decode`, `motion`: what a worker process does."""
     worker: StepTime
     """All of them."""
-    graph_steps: dict[str, float]
-    """Seconds: `hand over`, `decode` (by NVDEC), `copy`, `augment`; each alone."""
+    file_bytes: float
+    """That are read."""
+    graph_steps: dict[str, StepTime]
+    """`hand over`, `decode` (by NVDEC), `copy`, `augment`. On a GPU they run side by side: each
+    with those before it, as far as they are slower than these."""
     graph: StepTime
     """All of them, for as long as the graph is busy with a clip."""
-    network_steps: dict[str, StepTime]
-    """`mask`, `forward`, `backward`, `optimiser`."""
-    network: StepTime
-    """All of them: the device is busy for so long."""
+    computing_steps: dict[str, StepTime]
+    """`mask`, `forward`, `backward`, `optimiser`, `averaging` over the ranks."""
+    computing: StepTime
+    """All of them."""
 
     @property
     def cpu_seconds(self) -> float:
         """Of all processes."""
-        return self.worker.cpu_seconds + self.graph.cpu_seconds + self.network.cpu_seconds
+        return self.worker.cpu_seconds + self.graph.cpu_seconds + self.computing.cpu_seconds
 
 
 @dataclass(frozen=True)
 class Bound:
     """What a run waits for."""
 
-    name: str
-    """`workers`, `graph` or `network`; `cores` if all of these exhaust them together."""
+    place: str
+    """`storage`, `workers`, `graph` or `computing`; `cores` if these exhaust them together."""
     step: str
     """What takes most of its time."""
     step_share: float
     cores_exhausted: bool
     """The processor, not the number of processes or the device, is at its end."""
     clips_per_second: float
-    """Of one rank; nothing makes more of them."""
+    """That it allows one rank."""
 
 
 def limits(costs: Costs, machine: Machine) -> dict[str, float]:
-    """Clips a second that each part would allow by itself."""
+    """Clips a second that each place would allow by itself."""
     reading = costs.worker.seconds
     if machine.num_workers == 0 and not machine.is_gpu:
-        reading += costs.network.seconds  # one after the other, in one process
+        reading += costs.computing.seconds  # one after the other, in one process
     return {
+        "storage": machine.storage_bytes_per_second / max(costs.file_bytes, 1),
         "workers": max(machine.num_workers, 1) / reading,
         "graph": 1 / costs.graph.seconds,
-        "network": 1 / costs.network.seconds,
+        "computing": 1 / costs.computing.seconds,
         "cores": machine.cores / costs.cpu_seconds,
     }
 
 
-def find_bound(costs: Costs, machine: Machine) -> Bound:
-    """The part that allows the fewest clips."""
+def find_bound(costs: Costs, machine: Machine, data_wait_share: float | None = None) -> Bound:
+    """The place that allows the fewest clips, among those that a run's waiting leaves open."""
     allowed = limits(costs, machine)
-    name = min(allowed, key=lambda part: allowed[part])
-    shares = {
-        "workers": costs.worker.cpu_seconds,
-        "graph": costs.graph.cpu_seconds,
-        "network": costs.network.cpu_seconds,
-    }
-    who = name
-    if name == "cores":
-        largest = max(shares, key=lambda part: shares[part])
-        who = largest if shares[largest] > OWN_SHARE * sum(shares.values()) else "cores"
-    steps = {
-        "workers": {name: step.seconds for name, step in costs.worker_steps.items()},
-        "graph": costs.graph_steps,
-        "network": {name: step.seconds for name, step in costs.network_steps.items()},
-        "cores": shares,
-    }[who]
-    step = max(steps, key=lambda part: steps[part])
+    places = list(allowed)
+    if data_wait_share is not None and data_wait_share > STARVED:
+        places.remove("computing")
+    elif data_wait_share is not None and data_wait_share < FED:
+        places = [place for place in places if place not in FEEDING]
+    limit = min(places, key=lambda place: allowed[place])
+    place = _who(limit, costs, machine)
+    steps = _seconds_by_step(place, costs)
+    step = max(steps, key=lambda name: steps[name])
     return Bound(
-        name=who,
+        place=place,
         step=step,
         step_share=steps[step] / sum(steps.values()),
-        cores_exhausted=name == "cores",
-        clips_per_second=allowed[name],
+        cores_exhausted=limit == "cores",
+        clips_per_second=allowed[limit],
     )
+
+
+def _who(limit: str, costs: Costs, machine: Machine) -> str:
+    """Who is to be named for a limit."""
+    alone = machine.num_workers == 0 and not machine.is_gpu
+    if limit == "workers" and alone and costs.computing.seconds > costs.worker.seconds:
+        return "computing"  # the one process does both
+    if limit != "cores":
+        return limit
+    shares = _cpu_seconds_by_place(costs)
+    largest = max(shares, key=lambda place: shares[place])
+    return largest if shares[largest] > OWN_SHARE * costs.cpu_seconds else "cores"
+
+
+def _seconds_by_step(place: str, costs: Costs) -> dict[str, float]:
+    if place == "cores":
+        return _cpu_seconds_by_place(costs)
+    steps = {
+        "storage": {"read": costs.worker_steps["read"]},
+        "workers": costs.worker_steps,
+        "graph": costs.graph_steps,
+        "computing": costs.computing_steps,
+    }[place]
+    return {name: step.seconds for name, step in steps.items()}
+
+
+def _cpu_seconds_by_place(costs: Costs) -> dict[str, float]:
+    return {
+        "workers": costs.worker.cpu_seconds,
+        "graph": costs.graph.cpu_seconds,
+        "computing": costs.computing.cpu_seconds,
+    }

@@ -2,27 +2,30 @@
 
     worker processes -> [hand over] -> [decode by NVDEC, copy, augment: DALI's graph] -> batch
 
-The clips are read once and handed over again and again, so that reading takes no time.
+For the graph clips are read once and handed over again and again, so that reading takes no time.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from mgm_dali.config import RunConfig
+from mgm_dali.clips.batch import ClipBatch
+from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.graph import partial_pipeline
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.pool import ClipPool, read_here
 from mgm_dali.profiling.clocks import Spent, spent_by, stretch
-from mgm_dali.profiling.feeds import NUM_REMEMBERED
+from mgm_dali.profiling.feeds import RememberingFeed
+from mgm_dali.profiling.reading import drop_files
 
 __all__ = ["Feeding", "Graph", "measure_graph", "measure_loader"]
 
 COPIES = 5
+ROUNDS_OF_WORKERS = 3
+"""Clips of every worker that are counted at least: they come in bursts."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Graph:
     """And decoding in the graph, where NVDEC does it."""
     whole: Spent
     """And copying and augmenting: `make_loader` without reading."""
-    on_gpu: bool
     copy_seconds: float
-    """Of `whole`: the pixels of a batch on their way to the GPU."""
+    """Of `whole`: the pixels of a batch on their way to a GPU; 0 on a CPU and with NVDEC."""
+    on_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,20 @@ class Feeding:
 
     batches: Spent
     skipped: int
-    shared_bytes: int
-    """Memory in which worker processes hand over clips, at its highest."""
 
 
 def measure_graph(loader: ClipLoader, seconds: float) -> Graph:
     """Times the graph of a loader that `make_feed=RememberingFeed` was given to."""
     feed, placement = loader.feed, loader.placement
-    warm_up = _warm_up(feed.config, feed.decodings_per_batch, NUM_REMEMBERED)
-    partial_seconds = seconds / (3 if feed.encoded else 2)
+    assert isinstance(feed, RememberingFeed), "else reading would be timed too"
+    feed.remember()
+    own = seconds / (3 if feed.encoded else 2)
 
     def bare(*, decoder: bool) -> Spent:
         pool = ClipPool(feed) if feed.config.data.num_workers else None
         pipeline = partial_pipeline(feed, placement, pool or read_here(feed), decoder=decoder)
         try:
-            return stretch(_runs(pipeline), warm_up, partial_seconds, placement.device)
+            return stretch(_runs(pipeline), *_counts(feed), own, placement.device)
         finally:
             del pipeline
             if pool:
@@ -68,26 +70,29 @@ def measure_graph(loader: ClipLoader, seconds: float) -> Graph:
 
     hand_over = bare(decoder=False)
     decode = bare(decoder=True) if feed.encoded else None
-    whole = stretch(loader.endless(), warm_up, partial_seconds, placement.device)
+    whole = stretch(loader.endless(), *_counts(feed), own, placement.device)
     loader.close()
     on_gpu = placement.device.type == "cuda"
-    return Graph(hand_over, decode, whole, on_gpu, _copy_seconds(loader) if on_gpu else 0.0)
+    copied = _copy_seconds(feed, placement.device) if on_gpu and not feed.encoded else 0.0
+    return Graph(hand_over, decode, whole, copied, on_gpu)
 
 
-def measure_loader(loader: ClipLoader, seconds: float) -> Feeding:
-    """Times a loader alone: as fast as its batches are taken, it makes new ones."""
-    feed = loader.feed
-    warm_up = _warm_up(feed.config, feed.decodings_per_batch, 1)
-    spent = stretch(loader.endless(), warm_up, seconds, loader.placement.device)
-    shared_bytes = loader.shared_bytes
+def measure_loader(loader: ClipLoader, seconds: float) -> tuple[Feeding, ClipBatch]:
+    """Times a loader alone, as fast as its batches are taken; and one of its batches."""
+    drop_files(loader.feed)
+    batches = loader.endless()
+    spent = stretch(batches, *_counts(loader.feed), seconds, loader.placement.device)
+    batch = next(batches)
     loader.close()
-    return Feeding(spent, loader.num_skipped, shared_bytes)
+    return Feeding(spent, loader.num_skipped), batch
 
 
-def _warm_up(config: RunConfig, decodings: int, clips_a_worker: int) -> int:
-    """Batches until the workers have begun, and all that was made ahead meanwhile is taken."""
-    ahead = 2 * config.data.prefetch_batches + 1
-    return ahead + -(-clips_a_worker * max(config.data.num_workers, 1) // decodings)
+def _counts(feed: ClipFeed) -> tuple[int, int]:
+    """Batches that warm up, until all that was made ahead is taken, and that count at least."""
+    data = feed.config.data
+    return 2 * data.prefetch_batches + 1, -(
+        -ROUNDS_OF_WORKERS * max(data.num_workers, 1) // feed.decodings_per_batch
+    )
 
 
 def _runs(pipeline: Any) -> Iterator[object]:
@@ -95,15 +100,14 @@ def _runs(pipeline: Any) -> Iterator[object]:
         yield pipeline.run()
 
 
-def _copy_seconds(loader: ClipLoader) -> float:
-    device, feed = loader.placement.device, loader.feed
-    sent = [feed.sample(feed.number_of(place)) for place in range(feed.decodings_per_batch)]
-    pixels = [torch.from_numpy(np.ascontiguousarray(arrays[0])) for arrays in sent]
-    copy = partial(_copy, pixels, device)
+def _copy_seconds(feed: ClipFeed, device: torch.device) -> float:
+    """Of a batch's pixels, from memory that the GPU can read by itself."""
+    sent = [feed.sample(feed.number_of(place))[0] for place in range(feed.decodings_per_batch)]
+    pinned = [torch.from_numpy(np.array(pixels)).pin_memory() for pixels in sent]
+
+    def copy() -> None:
+        for pixels in pinned:
+            pixels.to(device, non_blocking=True)
+
     copy()
     return spent_by(copy, COPIES, device).seconds / COPIES
-
-
-def _copy(arrays: list[torch.Tensor], device: torch.device) -> None:
-    for array in arrays:
-        array.to(device)

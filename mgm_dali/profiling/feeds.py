@@ -21,6 +21,11 @@ class RememberingFeed(ClipFeed):
     _remembered: tuple[tuple[NDArray[Any], ...], ...] = ()
     _next = 0
 
+    def remember(self) -> None:
+        """Reads them now, for all workers that this feed will be sent to."""
+        for place in range(NUM_REMEMBERED):
+            self.sample(self.number_of(place))
+
     def sample(self, number: int) -> tuple[NDArray[Any], ...]:
         if len(self._remembered) < NUM_REMEMBERED:
             self._remembered += (super().sample(number),)

@@ -5,31 +5,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from mgm_dali.clips.draw import training_decoding
 from mgm_dali.clips.order import shuffled_video
-from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.profiling.costs import StepTime
-from mgm_dali.profiling.reading import measure_reading, with_files
-from mgm_dali.video.manifest import Manifest, Video
+from mgm_dali.profiling.clocks import StepTime, mean_time
+from mgm_dali.profiling.reading import steps_of_reading
+from mgm_dali.video.manifest import Manifest, Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 from mgm_dali.video.transcoding import TranscodeSettings, transcode
 
 __all__ = ["Prepared", "read_prepared"]
 
 MOST_VIDEOS = 4
-LONGEST_FRAMES = 1500
+LONGEST_FRAMES = 600
 """Longer videos take too long to be tried."""
+CLIPS_A_VIDEO = 4
+MADE_ANEW = ("index", "decode")
+"""The steps that depend on how a video is coded. To read it takes as much less time as it has fewer
+bytes, wherever it will lie; its motion, from wherever, is left as it is."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The same videos as they are, and as `prepare` makes them."""
+    """The same clips of videos as they are, and as `prepare` makes them."""
 
-    before: StepTime
-    after: StepTime
-    """What a worker process does for a decoding, on the mean."""
+    before: dict[str, StepTime]
+    after: dict[str, StepTime]
+    """`index` and `decode` of a decoding, on the mean."""
     bytes_before: int
     bytes_after: int
     num_videos: int
@@ -38,54 +40,55 @@ class Prepared:
 def read_prepared(feed: ClipFeed, seconds: float, folder: Path) -> Prepared | None:
     """Transcodes the first videos of a run, for so many seconds, and reads clips of both.
 
-    None if the first are too long or cannot be transcoded: nothing is known then.
+    None if the first are too long, cannot be transcoded, or are not decoded by a worker process:
+    nothing is known then.
     """
-    rows, files = [], []
+    if feed.encoded:
+        return None
+    originals: list[Video] = []
+    made: list[Video] = []
     end = time.perf_counter() + seconds
-    for row, video in _short_videos(feed):
-        output = folder / f"{row}.mp4"
+    for video in _short_videos(feed):
+        output = folder / f"{len(made)}.mp4"
         try:
             transcode(video.path, output, TranscodeSettings(), num_frames=video.num_frames)
-        except UserError:
+        except Exception:  # it has been counted among the unreadable, or will be
             continue
-        rows.append(row)
-        files.append(output)
+        originals.append(video)
+        made.append(Video(path=output, label=video.label, **vars(probe(output))))
         if time.perf_counter() > end:
             break
-    if not rows:
+    if not made:
         return None
-    before = feed.manifest.selected(np.array(rows))
-    after = _as_prepared(before, files)
-    times = [
-        measure_reading(_of(feed, manifest), seconds, folder / name).whole
-        for name, manifest in (("before", before), ("after", after))
+    manifests = [
+        _listed(videos, folder / name)
+        for name, videos in (("before.csv", originals), ("after.csv", made))
     ]
-    sizes = [sum(video.path.stat().st_size for video in each) for each in (before, after)]
-    return Prepared(times[0], times[1], sizes[0], sizes[1], len(rows))
+    before, after = (_steps(feed, manifest) for manifest in manifests)
+    sizes = [sum(video.path.stat().st_size for video in videos) for videos in (originals, made)]
+    return Prepared(before, after, sizes[0], sizes[1], len(made))
 
 
-def _short_videos(feed: ClipFeed) -> Iterator[tuple[int, Video]]:
-    for number in range(min(MOST_VIDEOS, len(feed.manifest))):
-        row = shuffled_video(number, len(feed.manifest), feed.config.seed)[1]
-        video = feed.manifest[row]
+def _short_videos(feed: ClipFeed) -> Iterator[Video]:
+    for place in range(min(MOST_VIDEOS, len(feed.manifest))):
+        number = feed.number_of(place)
+        video = feed.manifest[shuffled_video(number, len(feed.manifest), feed.config.seed)[1]]
         if video.num_frames <= LONGEST_FRAMES:
-            yield row, video
+            yield video
 
 
-def _as_prepared(manifest: Manifest, files: list[Path]) -> Manifest:
-    facts = [probe(file) for file in files]
-    return replace(
-        with_files(manifest, files),
-        num_frames=np.array([one.num_frames for one in facts]),
-        fps=np.array([one.fps for one in facts]),
-        widths=np.array([one.width for one in facts], np.int32),
-        heights=np.array([one.height for one in facts], np.int32),
-        codecs=np.zeros(len(files), np.int16),
-        codec_names=("h264",),
-    )
+def _listed(videos: list[Video], path: Path) -> Manifest:
+    write_manifest(path, [replace(video, label=None) for video in videos], ())
+    return read_manifest(path)
 
 
-def _of(feed: ClipFeed, manifest: Manifest) -> ClipFeed:
+def _steps(feed: ClipFeed, manifest: Manifest) -> dict[str, StepTime]:
+    """Of a few clips of each video; without motion, which a store may not have of new files."""
     other = feed.at(0)
-    other.manifest = manifest
-    return other
+    other.manifest, other.motion_source, other.refused = manifest, None, {}
+    taken = []
+    for clip in range(CLIPS_A_VIDEO * len(manifest)):
+        row, epoch = clip % len(manifest), clip // len(manifest)
+        decoding = training_decoding(feed.config, manifest[row], row, row, epoch)
+        taken.append(steps_of_reading(other, decoding, pixels_first=True))
+    return {name: mean_time([steps[name] for steps in taken]) for name in MADE_ANEW}

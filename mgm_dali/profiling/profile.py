@@ -1,7 +1,7 @@
 """The profile of a run: its parts alone, the whole together, and what bounds it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,40 +16,46 @@ from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import Placement, choose_device
 from mgm_dali.pipelines.share import Share, Stage
-from mgm_dali.profiling.advice import Advice, advise, in_a_sentence
+from mgm_dali.profiling.advice import Advice, Found, advise, in_a_sentence
 from mgm_dali.profiling.clocks import spent_by
-from mgm_dali.profiling.computing import Computing, first_clips, measure_computing, take_step
+from mgm_dali.profiling.computing import Computing, first_clips, measure_computing, take_pass
 from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
 from mgm_dali.profiling.feeding import Feeding, Graph, measure_graph, measure_loader
 from mgm_dali.profiling.feeds import RememberingFeed, TracedFeed
-from mgm_dali.profiling.machine import cores_of_a_rank
+from mgm_dali.profiling.machine import cores_of_a_rank, ranks_here
 from mgm_dali.profiling.prepared import Prepared, read_prepared
-from mgm_dali.profiling.reading import Reading, measure_reading
+from mgm_dali.profiling.reading import Reading, drop_files, measure_reading
 from mgm_dali.profiling.summing import costs_of, facts_of, train_gflops
-from mgm_dali.profiling.together import LEAST_STEPS, Together, plan_steps, run_together
-from mgm_dali.profiling.trace import Trace, traced_steps
+from mgm_dali.profiling.tasks import one_pass_a_step, prepared_task, watched_apart
+from mgm_dali.profiling.together import Together, plan_passes, run_together
+from mgm_dali.profiling.trace import Trace, traced_passes
 from mgm_dali.training.engine import Engine
-from mgm_dali.training.finetune import prepared_finetuning
-from mgm_dali.training.heartbeat import watched
 from mgm_dali.training.loop import Task
-from mgm_dali.training.objective_choice import objective_of
-from mgm_dali.training.pretrain import prepared_pretraining
 from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.world import World, join_world
 
-__all__ = ["Profile", "prepared_task", "profile_run"]
+__all__ = ["Profile", "RankFound", "profile_run"]
 
-SHARES = {"reading": 0.15, "graph": 0.15, "loader": 0.15, "computing": 0.25, "together": 0.25}
+SHARES = {"reading": 0.15, "graph": 0.1, "loader": 0.15, "computing": 0.2, "together": 0.25}
 """Of the time given."""
-PREPARED_SHARE = 0.04
-LONGEST_STEP_SHARE = 0.04
+PREPARED_SHARE = 0.03
+LONGEST_PASS_SHARE = 0.04
 """Of the time given. On a CPU larger batches are cut: a clip costs there what it costs."""
-TRACED_STEPS = 3
+TRACED_PASSES = 3
+
+
+@dataclass(frozen=True)
+class RankFound:
+    """What one rank did when everything was at work."""
+
+    clips_per_second: float
+    data_wait_share: float
+    skipped: int
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found; of this rank where nothing else is said."""
+    """What was found; of the first rank where nothing else is said."""
 
     stage: str
     device: str
@@ -64,17 +70,24 @@ class Profile:
     computing: Computing
     costs: Costs
     limits: dict[str, float]
-    """Clips a second that each part would allow by itself."""
+    """Clips a second that each place would allow by itself."""
     bound: Bound
     together: Together
+    of_ranks: list[RankFound]
+    """Of every rank."""
     trace: Trace
-    clips_per_second: float
-    """Of all ranks together."""
+    others_cores: float
+    """That other programs of this machine took, while everything was at work."""
     gflops_a_clip: float
     """That a training step takes by formula: three forward passes."""
     advice: list[Advice]
     sentence: str
     """What bounds the run, and what to change."""
+
+    @property
+    def clips_per_second(self) -> float:
+        """Of all ranks together."""
+        return sum(rank.clips_per_second for rank in self.of_ranks)
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,9 @@ class _Setup:
     """What all measurements of this rank are of."""
 
     config: RunConfig
-    """With all that it leaves open decided, and one forward pass a step."""
+    """With all that it leaves open decided."""
+    accumulated: int
+    """Passes of a step of the run; here there may be fewer."""
     task: Task
     stage: Stage
     world: World
@@ -90,26 +105,18 @@ class _Setup:
     folder: Path
     said: Callable[[str], None]
 
-    @property
-    def batch_size(self) -> int:
-        return self.config.training.batch_size
-
     def share(self, part: str) -> float:
         """Seconds for a part."""
         return SHARES[part] * self.seconds
 
-    def new_folder(self, name: str) -> Path:
-        (self.folder / name).mkdir()
-        return self.folder / name
-
     def loader(
         self, make_feed: Callable[..., ClipFeed] | None = None, batch_size: int | None = None
     ) -> ClipLoader:
-        share = Share(batch_size or self.batch_size, self.world.rank, self.world.size)
+        clips = batch_size or self.config.training.batch_size
         return ClipLoader(
             self.config,
             self.stage,
-            share,
+            Share(clips, self.world.rank, self.world.size),
             needs_motion=self.task.needs_motion,
             manifest=self.task.manifest,
             make_feed=make_feed,
@@ -121,46 +128,35 @@ def profile_run(
 ) -> tuple[Profile, dict[str, Any]] | None:
     """Measures for about `seconds`: the profile and a time line, for the first rank alone.
 
-    `said` is told what comes next. No run folder is made or changed. All ranks must call it.
-    Raises `UserError` for what a run would refuse too.
+    `said` is told what comes next. Nothing is written. All ranks must call it. Raises `UserError`
+    for what a run would refuse too.
     """
     world = join_world(choose_device(config))
-    with (
-        watched(world, config) as doing,
-        TemporaryDirectory(prefix="mgm-dali-profile-") as folder,
-    ):
+    with TemporaryDirectory(prefix="mgm-dali-profile-") as name:
+        folder = Path(name)
+        with watched_apart(world, config, folder, seconds) as doing:
 
-        def goes_on(what: str) -> None:
-            doing(what)
-            if world.is_first:
-                said(what)
+            def goes_on(what: str) -> None:
+                doing(what)
+                if world.is_first:
+                    said(what)
 
-        goes_on("setting up")
-        accumulated = with_accumulation(config, world.size).training.accumulate_steps
-        config, task = prepared_task(config, stage, world)
-        setup = _Setup(config, task, stage, world, seconds, Path(folder), goes_on)
-        profile, time_line = _measured(setup, accumulated)
+            goes_on("setting up")
+            accumulated = with_accumulation(config, world.size).training.accumulate_steps
+            if world.device.type == "cpu":  # a step of many passes takes minutes there
+                config = one_pass_a_step(config)
+            config, task = prepared_task(config, stage, world)
+            setup = _Setup(config, accumulated, task, stage, world, seconds, folder, goes_on)
+            profile, time_line = _measured(setup)
     return (profile, time_line) if world.is_first else None
 
 
-def prepared_task(config: RunConfig, stage: Stage, world: World) -> tuple[RunConfig, Task]:
-    """What a run of this stage trains, one forward pass a step. All ranks must call it."""
-    one_pass = {"accumulate_steps": 1, "global_batch": None}
-    training = config.training.model_copy(update=one_pass)
-    config = config.model_copy(update={"training": training})
-    if stage == "pretrain":
-        return prepared_pretraining(config, world)
-    config, objective = objective_of(config, world, to_train=True)
-    return prepared_finetuning(config, objective, world)
-
-
-def _measured(setup: _Setup, accumulated: int) -> tuple[Profile, dict[str, Any]]:
-    config, world = setup.config, setup.world
-    machine = Machine(config.data.num_workers, cores_of_a_rank(world), world.device.type == "cuda")
+def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
+    config, world, accumulated = setup.config, setup.world, setup.accumulated
     with setup.loader() as loader:
         placement = loader.placement
         setup.said("reading clips in one process, step by step")
-        reading = measure_reading(loader.feed, setup.share("reading"), setup.new_folder("reading"))
+        reading = measure_reading(loader.feed, setup.share("reading"))
         setup.said("preparing a few videos, and reading them")
         prepared = read_prepared(loader.feed, PREPARED_SHARE * setup.seconds, setup.folder)
     setup.said("handing clips over, augmenting them")
@@ -168,20 +164,26 @@ def _measured(setup: _Setup, accumulated: int) -> tuple[Profile, dict[str, Any]]
         graph = measure_graph(loader, setup.share("graph"))
     setup.said("the whole loader, without a network")
     with setup.loader() as loader:
-        feeding = measure_loader(loader, setup.share("loader"))
-        batch = next(iter(loader))
+        feeding, batch = measure_loader(loader, setup.share("loader"))
     engine = Engine(setup.task.network, setup.task.groups, config, world, setup.task.average)
     setup.said("training steps on one batch")
     batch = _affordable(setup, engine, batch)
-    computing = measure_computing(
-        engine, setup.task, batch, config.training.precision, setup.share("computing")
-    )
+    computing = measure_computing(engine, setup.task, batch, config, setup.share("computing"))
+    del batch
     together, trace, time_line = _together(setup, engine, computing, feeding)
-    costs = costs_of(reading, graph, computing, setup.batch_size, config, accumulated)
-    bound = find_bound(costs, machine)
-    facts = facts_of(config, setup.stage, prepared, accumulated, placement.motion_source)
+    here = ranks_here(world)
+    machine = Machine(
+        num_workers=config.data.num_workers,
+        cores=cores_of_a_rank(world, here),
+        storage_bytes_per_second=reading.storage_bytes_per_second,
+        is_gpu=world.device.type == "cuda",
+    )
+    of_ranks, others = _of_ranks(world, here, together, reading)
+    slowest = max(of_ranks, key=lambda rank: rank.data_wait_share)
+    found = Found(together.clips_per_second, slowest.data_wait_share)
+    costs = costs_of(config, accumulated, reading, graph, computing)
+    facts = facts_of(config, setup.stage, accumulated, placement.motion_source, costs, prepared)
     advice = advise(costs, machine, facts)
-    rate = torch.tensor(together.clips_per_second, device=world.device)
     profile = Profile(
         stage=setup.stage,
         device=_name_of(world.device),
@@ -195,30 +197,35 @@ def _measured(setup: _Setup, accumulated: int) -> tuple[Profile, dict[str, Any]]
         computing=computing,
         costs=costs,
         limits=limits(costs, machine),
-        bound=bound,
+        bound=find_bound(costs, machine, found.data_wait_share),
         together=together,
+        of_ranks=of_ranks,
         trace=trace,
-        clips_per_second=float(world.sum(rate)),
+        others_cores=others,
         gflops_a_clip=train_gflops(config, setup.stage),
         advice=advice,
-        sentence=in_a_sentence(bound, costs, machine, advice),
+        sentence=in_a_sentence(costs, machine, found, advice),
     )
     return profile, time_line
 
 
 def _affordable(setup: _Setup, engine: Engine, batch: ClipBatch) -> ClipBatch:
-    """A batch on which a step has been taken; on a CPU cut to as many clips as a step may take."""
-    if setup.world.device.type == "cuda":
-        take_step(engine, setup.task, batch)
+    """A batch of which a whole step was taken; on a CPU cut to as many clips as a pass may take."""
+    device, a_step = setup.world.device, setup.config.training.accumulate_steps
+    if device.type == "cuda":
+        spent_by(lambda: take_pass(engine, setup.task, batch), a_step, device)
         return batch
     augment = setup.config.augment
     unit = math.lcm(augment.repeats, 2 if augment.mixup or augment.cutmix else 1)
     few = first_clips(batch, unit)
-    take_step(engine, setup.task, few)
-    trial = spent_by(lambda: take_step(engine, setup.task, few), 1, setup.world.device)
-    units = int(LONGEST_STEP_SHARE * setup.seconds / trial.seconds)
+    take_pass(engine, setup.task, few)
+    trial = spent_by(lambda: take_pass(engine, setup.task, few), 1, device)
+    units = int(LONGEST_PASS_SHARE * setup.seconds / trial.seconds)
     count = unit * min(max(units, 1), len(batch) // unit)
-    return first_clips(batch, setup.world.of_first(count))
+    batch = first_clips(batch, setup.world.of_first(count))
+    if setup.config.training.compile:  # for this shape
+        take_pass(engine, setup.task, batch)
+    return batch
 
 
 def _together(
@@ -226,44 +233,61 @@ def _together(
 ) -> tuple[Together, Trace, dict[str, Any]]:
     """Everything side by side, and a time line of it."""
     setup.said("everything together")
-    clips, world = computing.num_clips, setup.world
-    reading_seconds = feeding.batches.each()[0] * clips / setup.batch_size
-    step_seconds = max(computing.whole.each()[0], reading_seconds)
-    planned = plan_steps(step_seconds, setup.config.data.prefetch_batches, setup.share("together"))
-    steps = world.of_first(planned[0]), world.of_first(planned[1])  # all must take as many
-    reads = setup.new_folder("reads")
+    clips, world, training = computing.num_clips, setup.world, setup.config.training
+    ahead = setup.config.data.prefetch_batches
+    reading_seconds = feeding.batches.each.seconds * clips / training.batch_size
+    pass_seconds = max(computing.whole.each.seconds, reading_seconds)
+    planned = plan_passes(pass_seconds, ahead, setup.share("together"), training.accumulate_steps)
+    passes = world.of_first(planned[0]), world.of_first(planned[1])  # all must take as many
+    reads = setup.folder / "reads"
+    reads.mkdir()
     with setup.loader(partial(TracedFeed, folder=reads), clips) as loader:
+        drop_files(loader.feed)
         batches = loader.endless()
-        together = run_together(engine, setup.task, loader, batches, steps)
+        together = run_together(engine, setup.task, loader, batches, passes)
         setup.said("a time line of some steps")
-        traced = TRACED_STEPS if sum(steps) > LEAST_STEPS else 1  # they are slow
-        trace, time_line = traced_steps(engine, setup.task, batches, traced, reads)
+        quick = pass_seconds * (2 * ahead + 2) < PREPARED_SHARE * setup.seconds
+        traced = (2 * ahead + 2, TRACED_PASSES) if world.of_first(quick) else (0, 1)
+        trace, time_line = traced_passes(engine, setup.task, batches, traced, reads)
     return together, trace, time_line
+
+
+def _of_ranks(
+    world: World, here: Sequence[int], together: Together, reading: Reading
+) -> tuple[list[RankFound], float]:
+    """What each rank found, and the cores that other programs took on the first one's machine."""
+    skipped = together.skipped + reading.unreadable
+    cores = together.cpu_seconds / together.seconds
+    own = [together.clips_per_second, together.data_wait_share, skipped, cores]
+    table = torch.zeros(world.size, len(own), device=world.device)
+    table[world.rank] = torch.tensor(own)
+    rows = world.sum(table).tolist()
+    ours = sum(rows[rank][3] for rank in here if rank != world.rank)
+    found = [RankFound(rate, share, int(left_out)) for rate, share, left_out, _ in rows]
+    return found, max(together.others_cores - ours, 0.0)
 
 
 def _settings(config: RunConfig, placement: Placement, accumulated: int) -> dict[str, Any]:
     """What of a configuration decides its speed."""
-    training, augment, model = config.training, config.augment, config.model
+    keys = {
+        "data": ("train", "num_workers", "prefetch_batches", "motion_store"),
+        "clip": ("sampling", "stride_frames", "target_fps"),
+        "augment": ("crop", "repeats", "rand_augment"),
+        "motion": ("accumulate", "subtract_camera"),
+        "mask": ("strategy", "ratio", "center", "decoded_share", "compile"),
+        "model": ("name", "num_frames", "image_size", "attention", "decoder_depth"),
+        "training": (
+            *("batch_size", "global_batch", "precision", "attention_kernel", "compile"),
+            *("checkpoint_activations", "zero_stage"),
+        ),
+    }
+    tree = config.model_dump(mode="json")
+    chosen = {f"{part}.{key}": tree[part][key] for part, names in keys.items() for key in names}
     return {
-        "data.train": str(config.data.train),
-        "data.num_workers": config.data.num_workers,
-        "data.prefetch_batches": config.data.prefetch_batches,
+        **chosen,
+        "training.accumulate_steps": accumulated,
         "decode": placement.decode,
         "motion": placement.motion_source,
-        "augment.repeats": augment.repeats,
-        "augment.rand_augment.layers": augment.rand_augment.layers,
-        "mask.strategy": config.mask.strategy,
-        "mask.ratio": config.mask.ratio,
-        "mask.decoded_share": config.mask.decoded_share,
-        "model.name": model.name,
-        "model.num_frames": model.num_frames,
-        "model.image_size": model.image_size,
-        "training.batch_size": training.batch_size,
-        "training.accumulate_steps": accumulated,
-        "training.precision": training.precision,
-        "training.attention_kernel": training.attention_kernel,
-        "training.compile": training.compile,
-        "training.zero_stage": training.zero_stage,
     }
 
 

@@ -1,45 +1,55 @@
 """What a worker process does for one clip, step by step, and the whole of it at once.
 
 Every video is met as if for the first time: its file is dropped from the system's memory, and its
-frames are not indexed yet. That is what most clips of a large data set meet. In a small one files
-stay in memory, and from the second epoch on reading and indexing cost next to nothing.
+frames are not indexed yet. That is what most clips of a large data set meet.
 """
 
 import os
+import stat
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-
-import numpy as np
 
 from mgm_dali.clips.draw import Decoding, training_decoding
 from mgm_dali.clips.order import shuffled_video
 from mgm_dali.errors import UserError
 from mgm_dali.motion.records import encode_field
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.profiling.costs import StepTime, mean_time
-from mgm_dali.video.frame_index import frame_index, index_of
-from mgm_dali.video.manifest import Manifest
-from mgm_dali.video.opening import open_video
-from mgm_dali.video.reader import VideoError, read_frames
+from mgm_dali.profiling.clocks import StepTime, mean_time
+from mgm_dali.video.frame_index import forget_index, frame_index, index_of
+from mgm_dali.video.manifest import Video
+from mgm_dali.video.opening import VideoError, open_video
+from mgm_dali.video.reader import read_frames
+from mgm_dali.video.workers import reason_of
 
-__all__ = ["Reading", "measure_reading", "with_files"]
+__all__ = ["Reading", "drop_files", "measure_reading", "steps_of_reading"]
 
-MOST_CLIPS = 64
+MOST_CLIPS = 256
+LEAST_CLIPS = 3
 SIZED_CLIPS = 4
+DROPPED = 2048
 BLOCK_BYTES = 1 << 20
+STORAGE_READERS = 8
+"""Files that are read at once to see what the storage can give."""
+STORAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What `measure_reading` found."""
+    """What `measure_reading` found, by the decoding."""
 
     steps: dict[str, StepTime]
     """`draw`, `read`, `index`, `decode`, `motion`."""
     whole: StepTime
     """All of them at once, of the same decodings, as a worker process does it."""
     num_clips: int
+    file_bytes: float
+    """That are read."""
+    storage_bytes_per_second: float
+    """That the storage gives where several files are read at once."""
     motion_bytes_a_frame: float | None
     """In a motion store; None if nothing looks at motion."""
     video_bytes_a_frame: float
@@ -48,132 +58,65 @@ class Reading:
     """Decodings that were left out: their videos cannot be read."""
 
 
-def measure_reading(feed: ClipFeed, seconds: float, folder: Path) -> Reading:
-    """Times the decodings that come first in a run, as many as `seconds` allow, but 3 at least.
+def measure_reading(feed: ClipFeed, seconds: float) -> Reading:
+    """Times the first decodings of this rank's run, for so many seconds, or 3 of them.
 
-    `folder` is an empty one for links to the videos. Raises `UserError` if none can be read.
+    Raises `UserError` if none can be read.
     """
-    count = min(MOST_CLIPS, len(feed.manifest))
-    rows = [
-        shuffled_video(number, len(feed.manifest), feed.config.seed)[1] for number in range(count)
-    ]
-    # A file by another name is a file that nothing is remembered of.
-    of_whole = _with_manifest(feed, _linked(feed.manifest, rows, folder / "whole"))
-    of_steps = _with_manifest(feed, _linked(feed.manifest, rows, folder / "steps"))
     steps: list[dict[str, StepTime]] = []
     wholes: list[StepTime] = []
-    failure: Exception | None = None
-    unreadable, end = 0, time.perf_counter() + seconds
-    for number in range(count):
-        if len(wholes) >= 3 and time.perf_counter() > end:
+    unreadable, reason, end = 0, "", time.perf_counter() + seconds
+    for place in range(MOST_CLIPS):
+        if len(wholes) >= LEAST_CLIPS and time.perf_counter() > end:
             break
         try:
-            measured = _both(of_whole, of_steps, number)
-        except (VideoError, OSError) as error:
-            unreadable, failure = unreadable + 1, error
-        else:
-            wholes.append(measured[0])
-            steps.append(measured[1])
+            whole, parts = _both(feed, feed.number_of(place), steps_first=bool(place % 2))
+        except Exception as error:  # any input may be bad in any way, as in a run
+            unreadable, reason = unreadable + 1, reason_of(error)
+            continue
+        if place:  # in the first one libraries are used for the first time
+            wholes.append(whole)
+            steps.append(parts)
     if not wholes:
         raise UserError(
             f"{feed.manifest.path}: none of {unreadable} videos tried can be read; the last: "
-            f"{failure}"
+            f"{reason}"
         )
-    names = steps[0].keys()
-    means = {name: mean_time([step[name] for step in steps]) for name in names}
+    means = {name: mean_time([step[name] for step in steps]) for name in steps[0]}
+    sizes = [(video.path, video.num_frames) for video in _first_videos(feed, len(wholes))]
+    file_bytes = sum(_size_of(path) for path, _ in sizes)
     return Reading(
         steps=means,
         whole=mean_time(wholes),
         num_clips=len(wholes),
-        motion_bytes_a_frame=_motion_bytes_a_frame(of_whole),
-        video_bytes_a_frame=_video_bytes_a_frame(of_whole.manifest),
+        file_bytes=file_bytes / len(sizes),
+        storage_bytes_per_second=_storage_speed(feed),
+        motion_bytes_a_frame=_motion_bytes_a_frame(feed),
+        video_bytes_a_frame=file_bytes / max(sum(frames for _, frames in sizes), 1),
         unreadable=unreadable,
     )
 
 
-def _motion_bytes_a_frame(feed: ClipFeed) -> float | None:
-    """As records of the motion store keep them, of a few clips."""
-    num_bytes = num_frames = 0
-    for number in range(min(SIZED_CLIPS, len(feed.manifest))):
-        decoding = _decoding(feed, number)
-        video = feed.manifest[decoding.row]
-        if feed.source_for(video) is None:
-            continue
-        try:
-            field = feed.read_motion(video, decoding.frames)
-        except (UserError, OSError):
-            continue
-        num_bytes += len(encode_field(b"", field))
-        num_frames += len(decoding.frames)
-    return num_bytes / num_frames if num_frames else None
+def drop_files(feed: ClipFeed) -> None:
+    """Drops the files that come next in a run from the system's memory, as far as it lets go."""
+    for video in _first_videos(feed, DROPPED):
+        _drop(video.path)
 
 
-def _video_bytes_a_frame(manifest: Manifest) -> float:
-    sizes = [video.path.stat().st_size for video in manifest if video.path.exists()]
-    return sum(sizes) / max(int(manifest.num_frames.sum()), 1)
-
-
-def with_files(manifest: Manifest, files: Sequence[Path]) -> Manifest:
-    """The same rows with other files."""
-    names = [os.fsencode(file.absolute()) for file in files]
-    return replace(
-        manifest,
-        path_bytes=np.frombuffer(b"".join(names), np.uint8),
-        path_ends=np.cumsum([len(name) for name in names]),
-    )
-
-
-def _linked(manifest: Manifest, rows: list[int], folder: Path) -> Manifest:
-    """These rows, by new names in `folder`."""
-    folder.mkdir(parents=True)
-    links = []
-    for place, row in enumerate(rows):
-        path = manifest[row].path.absolute()
-        links.append(folder / f"{place}{path.suffix}")
-        links[-1].symlink_to(path)
-    return with_files(manifest.selected(np.array(rows)), links)
-
-
-def _both(
-    of_whole: ClipFeed, of_steps: ClipFeed, number: int
-) -> tuple[StepTime, dict[str, StepTime]]:
-    """One decoding at once, and in steps; they take turns in going first."""
-    decoding = _decoding(of_steps, number)
-    if number % 2:
-        steps = _steps(of_steps, decoding, number)
-    _forget(of_whole.manifest[decoding.row].path)
-    whole = _timed(lambda: of_whole.sample(number))
-    if not number % 2:
-        steps = _steps(of_steps, decoding, number)
-    return whole, steps
-
-
-def _with_manifest(feed: ClipFeed, manifest: Manifest) -> ClipFeed:
-    other = feed.at(0)
-    other.manifest, other.refused = manifest, {}
-    return other
-
-
-def _decoding(feed: ClipFeed, number: int) -> Decoding:
-    epoch, row = shuffled_video(number, len(feed.manifest), feed.config.seed)
-    return training_decoding(feed.config, feed.manifest[row], row, row, epoch)
-
-
-def _steps(feed: ClipFeed, decoding: Decoding, number: int) -> dict[str, StepTime]:
-    """The steps of one decoding, each with all before it done."""
+def steps_of_reading(
+    feed: ClipFeed, decoding: Decoding, *, pixels_first: bool
+) -> dict[str, StepTime]:
+    """The steps of one decoding, each with all before it done. Raises whatever a bad file makes
+    libraries raise."""
     video, frames = feed.manifest[decoding.row], decoding.frames
     window, source = feed.window(decoding), feed.source_for(video)
-    _forget(video.path)
-    steps = {
-        "draw": _timed(lambda: _decoding(feed, number)),
-        "read": _timed(lambda: _read_file(video.path)),
-    }
+    _drop(video.path)
+    steps = {"read": _timed(lambda: _read_file(video.path))}
     if feed.encoded:  # NVDEC decodes, in the graph
         steps["index"] = _timed(lambda: index_of(video.path))
         steps["decode"] = StepTime(0.0, 0.0)
         steps["motion"] = _timed(lambda: feed.read_motion(video, frames))
         return steps
-
     with open_video(video.path) as opened:  # to open it is a part of decoding
         steps["index"] = _timed(lambda: frame_index(opened))
 
@@ -189,14 +132,84 @@ def _steps(feed: ClipFeed, decoding: Decoding, number: int) -> dict[str, StepTim
         return steps
     # In one pass with the pixels: what that takes more. Whoever goes second finds warmer caches, so
     # they take turns.
-    order = (pixels, both) if number % 2 else (both, pixels)
+    order = (pixels, both) if pixels_first else (both, pixels)
     times = {action: _timed(action) for action in order}
     steps["decode"] = times[pixels]
-    steps["motion"] = StepTime(
-        times[both].seconds - times[pixels].seconds,
-        times[both].cpu_seconds - times[pixels].cpu_seconds,
-    )
+    steps["motion"] = times[both] + times[pixels] * -1
     return steps
+
+
+def _both(
+    feed: ClipFeed, number: int, *, steps_first: bool
+) -> tuple[StepTime, dict[str, StepTime]]:
+    """One decoding at once, and in steps; they take turns in going first."""
+    draw = _timed(lambda: _decoding(feed, number))
+    decoding = _decoding(feed, number)
+    path = feed.manifest[decoding.row].path
+
+    def whole() -> StepTime:
+        _drop(path)
+        return _timed(lambda: feed.sample(number))
+
+    if steps_first:
+        steps = steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)
+        return whole(), {"draw": draw, **steps}
+    taken = whole()
+    return taken, {"draw": draw, **steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)}
+
+
+def _decoding(feed: ClipFeed, number: int) -> Decoding:
+    epoch, row = shuffled_video(number, len(feed.manifest), feed.config.seed)
+    return training_decoding(feed.config, feed.manifest[row], row, row, epoch)
+
+
+def _first_videos(feed: ClipFeed, most: int) -> list[Video]:
+    """Of this rank's run, each once."""
+    places = range(min(most, len(feed.manifest)))
+    rows = [
+        shuffled_video(feed.number_of(place), len(feed.manifest), feed.config.seed)[1]
+        for place in places
+    ]
+    return [feed.manifest[row] for row in dict.fromkeys(rows)]
+
+
+def _storage_speed(feed: ClipFeed) -> float:
+    """Bytes a second from several files at once, of videos that come later in the run."""
+    videos = _first_videos(feed, DROPPED)[::-1]
+    for video in videos:
+        _drop(video.path)
+    numbers, begun = count(), time.perf_counter()
+
+    def read() -> int:
+        num_bytes = 0
+        while time.perf_counter() - begun < STORAGE_SECONDS and (n := next(numbers)) < len(videos):
+            try:
+                num_bytes += _read_file(videos[n].path)
+            except OSError:
+                continue
+        return num_bytes
+
+    with ThreadPoolExecutor(STORAGE_READERS) as pool:
+        readers = [pool.submit(read) for _ in range(STORAGE_READERS)]
+        num_bytes = sum(reader.result() for reader in readers)
+    return num_bytes / (time.perf_counter() - begun)
+
+
+def _motion_bytes_a_frame(feed: ClipFeed) -> float | None:
+    """As records of the motion store keep them, of a few clips."""
+    num_bytes = num_frames = 0
+    for place in range(SIZED_CLIPS):
+        decoding = _decoding(feed, feed.number_of(place))
+        video = feed.manifest[decoding.row]
+        if feed.source_for(video) is None:
+            continue
+        try:
+            field = feed.read_motion(video, decoding.frames)
+        except Exception:  # as above; it has been counted there
+            continue
+        num_bytes += len(encode_field(b"", field))
+        num_frames += len(decoding.frames)
+    return num_bytes / num_frames if num_frames else None
 
 
 def _timed(action: Callable[[], object]) -> StepTime:
@@ -205,19 +218,37 @@ def _timed(action: Callable[[], object]) -> StepTime:
     return StepTime(time.perf_counter() - begun, time.thread_time() - cpu_begun)
 
 
-def _forget(path: Path) -> None:
-    """Drops a file from the system's memory; a file system may decline."""
-    file = os.open(path, os.O_RDONLY)
+def _drop(path: Path) -> None:
+    """Forgets a file: its index, and its bytes as far as the file system lets go of them."""
+    forget_index(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # reading it will say why
+    try:
+        os.fdatasync(file)  # what is not written yet would stay
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        pass
     finally:
         os.close(file)
 
 
-def _read_file(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
+def _read_file(path: Path) -> int:
+    """How many bytes it has."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise VideoError(path, "not a regular file")
+    num_bytes = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK_BYTES):
+            num_bytes += len(block)
+    return num_bytes
+
+
+def _size_of(path: Path) -> int:
     try:
-        while os.read(file, BLOCK_BYTES):
-            pass
-    finally:
-        os.close(file)
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -5,61 +5,63 @@ from mgm_dali.config import RunConfig
 from mgm_dali.masking import decoded_count, hidden_per_slice
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.profiling.advice import Facts
+from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.computing import Computing
-from mgm_dali.profiling.costs import Costs, StepTime
+from mgm_dali.profiling.costs import Costs
 from mgm_dali.profiling.feeding import Graph
-from mgm_dali.profiling.prepared import Prepared
+from mgm_dali.profiling.prepared import MADE_ANEW, Prepared
 from mgm_dali.profiling.reading import Reading
 
 __all__ = ["costs_of", "facts_of", "train_gflops"]
 
+SLOWER = 1.05
+"""A stage that takes so much longer than those before it is what holds the graph up."""
+WORTH_PREPARING = 0.85
+"""More than this share of the time left is within the noise of a few clips."""
+
 
 def costs_of(
-    reading: Reading,
-    graph: Graph,
-    computing: Computing,
-    batch_size: int,
-    config: RunConfig,
-    accumulated: int,
+    config: RunConfig, accumulated: int, reading: Reading, graph: Graph, computing: Computing
 ) -> Costs:
-    """Everything by the clip; `batch_size` clips are in a batch of the graph.
-
-    The optimiser's part is shared by the `accumulated` forward passes of a step.
-    """
-    repeats = config.augment.repeats
-    seconds, cpu_seconds = (value / batch_size for value in graph.whole.each())
-    graph_steps = _graph_steps(graph, batch_size)
-    scale = seconds / sum(graph_steps.values())
-    clips = computing.num_clips
-    steps = {name: _divided(time, clips) for name, time in computing.parts.items()}
-    saved = steps["optimiser"].seconds * (1 - 1 / accumulated)
-    steps["optimiser"] = _divided(steps["optimiser"], accumulated)
-    step, step_cpu = (value / clips for value in computing.whole.each())
-    kept = 1 - saved / step
+    """Everything by the clip, of a run whose steps have `accumulated` passes."""
+    repeats, batch = config.augment.repeats, config.training.batch_size
+    whole = computing.whole.each * (1 / computing.num_clips)
+    steps = {name: time * (1 / computing.num_clips) for name, time in computing.parts.items()}
+    # Here a step may have fewer clips; in the run it has these.
+    clips_a_step, clips_here = batch * accumulated, computing.num_clips * computing.passes_a_step
+    share = clips_here / clips_a_step
+    averaging = computing.averaging * (1 / clips_here)
+    holder = "backward" if steps["backward"].seconds > averaging.seconds else "optimiser"
+    steps[holder] = steps[holder] + averaging * -1
+    by_the_step = steps["optimiser"] + averaging
+    steps |= {"optimiser": steps["optimiser"] * share, "averaging": averaging * share}
     return Costs(
-        worker_steps={name: _divided(time, repeats) for name, time in reading.steps.items()},
-        worker=_divided(reading.whole, repeats),
-        graph_steps={name: time * scale for name, time in graph_steps.items()},
-        graph=StepTime(seconds, cpu_seconds),
-        network_steps=steps,
-        network=StepTime(step * kept, step_cpu * kept),
+        worker_steps={name: time * (1 / repeats) for name, time in reading.steps.items()},
+        worker=reading.whole * (1 / repeats),
+        file_bytes=reading.file_bytes / repeats,
+        graph_steps={name: time * (1 / batch) for name, time in _graph_steps(graph).items()},
+        graph=graph.whole.each * (1 / batch),
+        computing_steps=steps,
+        computing=whole + by_the_step * (share - 1),
     )
 
 
 def facts_of(
     config: RunConfig,
     stage: str,
-    prepared: Prepared | None,
     accumulated: int,
     motion_source: str | None,
+    costs: Costs,
+    prepared: Prepared | None,
 ) -> Facts:
     """What advice depends on beside the costs."""
     return Facts(
         repeats=config.augment.repeats,
         batch_size=config.training.batch_size,
         accumulate_steps=accumulated,
+        has_global_batch=config.training.global_batch is not None,
         motion_source=motion_source,
-        prepared=_left_by(prepared) if prepared else None,
+        prepared=_left_by(prepared, costs) if prepared else None,
         half_decoded=_half_decoded(config) if stage == "pretrain" else None,
     )
 
@@ -73,22 +75,36 @@ def train_gflops(config: RunConfig, stage: str) -> float:
     return 3 * forward_gflops(config.model, token_grid(config.model).num_tokens)
 
 
-def _graph_steps(graph: Graph, batch_size: int) -> dict[str, float]:
-    """Seconds a clip of what the graph does, as far as they can be told apart.
+def _graph_steps(graph: Graph) -> dict[str, StepTime]:
+    """What the graph does with a batch, as far as it can be told apart."""
+    handed, whole = graph.hand_over.each, graph.whole.each
+    if not graph.on_gpu:  # one stage's CPU time is not another's, even where they overlap
+        share = min(handed.cpu_seconds / max(whole.cpu_seconds, 1e-9), 1.0)
+        return {"hand over": whole * share, "augment": whole * (1 - share)}
+    steps, slowest = {"hand over": handed}, handed.seconds
+    copied = StepTime(graph.copy_seconds, 0.0)
+    stages = {"decode": graph.decode.each if graph.decode else None, "copy": copied}
+    for name, time in {**stages, "augment": whole}.items():
+        if time is not None and time.seconds > SLOWER * slowest:
+            steps[name], slowest = time, time.seconds
+    return steps
 
-    On a CPU by CPU time, because there the stages overlap.
-    """
-    place = 0 if graph.on_gpu else 1
-    handed = graph.hand_over.each()[place] / batch_size
-    decoded = graph.decode.each()[place] / batch_size if graph.decode else handed
-    whole = graph.whole.each()[place] / batch_size
-    copied = graph.copy_seconds / batch_size
-    return {
-        "hand over": handed,
-        "decode": max(decoded - handed, 0.0),
-        "copy": copied,
-        "augment": max(whole - decoded - copied, 0.0),
-    }
+
+def _left_by(prepared: Prepared, costs: Costs) -> StepTime | None:
+    """What is left of a worker's time for a clip, as shares."""
+    after = prepared.after["index"] + prepared.after["decode"]
+    before = prepared.before["index"] + prepared.before["decode"]
+    if after.seconds > WORTH_PREPARING * before.seconds:
+        return None
+    ratio = after.seconds / before.seconds, after.cpu_seconds / before.cpu_seconds
+    coded = sum((costs.worker_steps[name] for name in MADE_ANEW), StepTime(0.0, 0.0))
+    fewer_bytes = prepared.bytes_after / prepared.bytes_before
+    read = costs.worker_steps["read"]
+    spared = [
+        getattr(coded, kind) * (1 - left) + getattr(read, kind) * (1 - fewer_bytes)
+        for kind, left in zip(("seconds", "cpu_seconds"), ratio, strict=True)
+    ]
+    return StepTime(1 - spared[0] / costs.worker.seconds, 1 - spared[1] / costs.worker.cpu_seconds)
 
 
 def _half_decoded(config: RunConfig) -> float | None:
@@ -105,12 +121,3 @@ def _token_counts(config: RunConfig) -> tuple[int, int]:
     grid = token_grid(config.model)
     hidden = grid.t * hidden_per_slice(config.mask.ratio, grid)
     return grid.num_tokens - hidden, hidden
-
-
-def _left_by(prepared: Prepared) -> tuple[float, float]:
-    before, after = prepared.before, prepared.after
-    return after.seconds / before.seconds, after.cpu_seconds / before.cpu_seconds
-
-
-def _divided(time: StepTime, number: int) -> StepTime:
-    return StepTime(time.seconds / number, time.cpu_seconds / number)

@@ -1,7 +1,7 @@
-"""Tries settings for real: some steps of a run with each combination of values."""
+"""Tries settings for real: some passes of a run with each combination of values."""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,17 +10,16 @@ import torch
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines.loader import ClipLoader
-from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.profiling.clocks import now
-from mgm_dali.profiling.computing import take_step
-from mgm_dali.profiling.profile import prepared_task
-from mgm_dali.profiling.together import Together, plan_steps, run_together
+from mgm_dali.profiling.computing import take_pass
+from mgm_dali.profiling.reading import drop_files
+from mgm_dali.profiling.tasks import prepared_task
+from mgm_dali.profiling.together import Together, plan_passes, run_together
 from mgm_dali.training.engine import Engine
-from mgm_dali.training.heartbeat import watched
-from mgm_dali.training.world import World, join_world
+from mgm_dali.training.world import World
 
-__all__ = ["SHORT_NAMES", "Tried", "best_of", "combinations", "split_axes", "sweep"]
+__all__ = ["SHORT_NAMES", "Tried", "best_of", "combinations", "split_axes", "try_settings"]
 
 SHORT_NAMES = {
     "workers": "data.num_workers",
@@ -34,7 +33,7 @@ SHORT_NAMES = {
 """What keys may be called in a sweep."""
 ALIKE = 0.98
 """Of the fastest: what is as good. Then the first of them is taken."""
-TRIAL_STEPS = 2
+TRIAL_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,20 @@ class Tried:
 def split_axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """The plain overrides, and the values of those that name several: `workers=1,2,4`.
 
-    Raises `UserError` if there are none of the latter.
+    Short names become whole ones. A value with a slash or a bracket is one value, a path or a list.
+    Raises `UserError` if nothing has several values, or a key has twice.
     """
-    plain, axes = [], {}
+    plain: list[str] = []
+    axes: dict[str, list[str]] = {}
     for override in overrides:
-        key, _, value = override.partition("=")
-        if "," in value and value[0] not in "[{":
-            axes[SHORT_NAMES.get(key, key)] = [one.strip() for one in value.split(",")]
+        short, _, value = override.partition("=")
+        key = SHORT_NAMES.get(short, short)
+        if "," not in value or set("/[{") & set(value):
+            plain.append(f"{key}={value}")
+        elif key in axes:
+            raise UserError(f"--sweep: {key} has several values twice; name it once")
         else:
-            plain.append(override)
+            axes[key] = [one.strip() for one in value.split(",")]
     if not axes:
         raise UserError(
             "--sweep: name what to try, as workers=1,2,4 batch_size=8,16; short names are "
@@ -77,28 +81,23 @@ def combinations(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     ]
 
 
-def sweep(
-    choices: Mapping[tuple[str, ...], RunConfig],
+def try_settings(
+    choices: Sequence[tuple[str, ...]],
+    config_of: Callable[[tuple[str, ...]], RunConfig],
     stage: Stage,
     seconds: float,
-    said: Callable[[Tried], None],
-) -> list[Tried]:
-    """Takes steps with each choice, for `seconds` in all; `said` is told of each, on rank 0.
+    world: World,
+) -> Iterator[Tried]:
+    """Takes passes with each choice in turn, for `seconds` in all. All ranks must call it.
 
-    All ranks must call it. A choice that cannot be is found as such, and the others go on.
+    A choice that cannot be is found as such, and the others go on; so is, where one rank is alone,
+    one for which its GPU's memory is too small. Where several are, that ends the sweep.
     """
-    found: list[Tried] = []
-    first = next(iter(choices.values()))
-    world = join_world(choose_device(first))
-    with watched(world, first) as doing:
-        for overrides, config in choices.items():
-            doing(f"trying {' '.join(overrides)}")
-            tried = _try(overrides, config, stage, seconds / len(choices), world)
-            _clear(world.device)
-            found.append(tried)
-            if world.is_first:
-                said(tried)
-    return found
+    for overrides in choices:
+        yield _try(overrides, config_of, stage, seconds / len(choices), world)
+        gc.collect()
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def best_of(found: Sequence[Tried]) -> Tried:
@@ -114,39 +113,43 @@ def best_of(found: Sequence[Tried]) -> Tried:
 
 
 def _try(
-    overrides: tuple[str, ...], config: RunConfig, stage: Stage, seconds: float, world: World
+    overrides: tuple[str, ...],
+    config_of: Callable[[tuple[str, ...]], RunConfig],
+    stage: Stage,
+    seconds: float,
+    world: World,
 ) -> Tried:
     try:
-        together = _steps(config, stage, seconds, world)
-    except UserError as error:
+        together = _passes(config_of(overrides), stage, seconds, world)
+    except UserError as error:  # of the configuration, and so the same on all ranks
         return Tried(overrides, None, 0.0, str(error))
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
+        if world.size > 1:  # the others are waiting for this rank somewhere
+            raise UserError(f"{' '.join(overrides)}: {error}") from error
         return Tried(overrides, None, 0.0, "the GPU's memory is too small for it")
     rate = torch.tensor(together.clips_per_second, device=world.device)
     return Tried(overrides, together, float(world.sum(rate)), None)
 
 
-def _steps(config: RunConfig, stage: Stage, seconds: float, world: World) -> Together:
+def _passes(config: RunConfig, stage: Stage, seconds: float, world: World) -> Together:
     config, task = prepared_task(config, stage, world)
     share = Share(config.training.batch_size, world.rank, world.size)
+    ahead, a_step = config.data.prefetch_batches, config.training.accumulate_steps
     loader = ClipLoader(
         config, stage, share, needs_motion=task.needs_motion, manifest=task.manifest
     )
     with loader:
+        drop_files(loader.feed)  # each choice meets them anew
         engine = Engine(task.network, task.groups, config, world, task.average)
-        batches = loader.endless()
-        take_step(engine, task, next(batches))  # compiles, and waits for the first clips
-        begun = now(world.device)
-        for _ in range(TRIAL_STEPS):
-            take_step(engine, task, next(batches))
-        step_seconds = (now(world.device) - begun) / TRIAL_STEPS
-        planned = plan_steps(step_seconds, config.data.prefetch_batches, seconds)
-        steps = world.of_first(planned[0]), world.of_first(planned[1])
-        return run_together(engine, task, loader, batches, steps)
-
-
-def _clear(device: torch.device) -> None:
-    """Frees what the choice before has held."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+        try:
+            batches = loader.endless()
+            for _ in range(2 * ahead + 2):  # the first compiles, and the queue fills meanwhile
+                take_pass(engine, task, next(batches))
+            begun = now(world.device)
+            for _ in range(TRIAL_PASSES):
+                take_pass(engine, task, next(batches))
+            pass_seconds = (now(world.device) - begun) / TRIAL_PASSES
+            _, count = plan_passes(pass_seconds, ahead, seconds, a_step)
+            return run_together(engine, task, loader, batches, (0, world.of_first(count)))
+        finally:
+            engine.close()

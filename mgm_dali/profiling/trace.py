@@ -8,75 +8,79 @@ DALI's own.
 import gzip
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.files import write_whole
 from mgm_dali.profiling.clocks import now
+from mgm_dali.profiling.computing import take_pass
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task
 
-__all__ = ["Trace", "busy_share", "traced_steps", "worker_events", "write_time_line"]
+__all__ = ["Trace", "busy_share", "traced_passes", "worker_events", "write_time_line"]
+
+FIRST_RANGE = "wait for clips"
+GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+"""Categories of events in which a GPU does something; ranges that people name are others."""
 
 
 @dataclass(frozen=True)
 class Trace:
     """What a trace tells in numbers."""
 
-    steps: int
+    passes: int
     seconds: float
     gpu_busy_share: float | None
     """Of the time in which the GPU did anything, DALI's kernels included; None without one."""
 
 
-def traced_steps(
-    engine: Engine,
-    task: Task,
-    batches: Iterator[ClipBatch],
-    steps: int,
-    reads: Path,
+def traced_passes(
+    engine: Engine, task: Task, batches: Iterator[ClipBatch], passes: tuple[int, int], reads: Path
 ) -> tuple[Trace, dict[str, Any]]:
-    """Takes steps as a run does: what they tell, and the time line as a JSON object.
+    """Takes passes as a run does: what they tell, and the time line as a JSON object.
 
+    `passes`: those that use up what became ready while the profiler started, and those that count.
     `reads` is the folder of a `TracedFeed`. All ranks must call it.
     """
     device = engine.world.device
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+
+    def around(name: str) -> AbstractContextManager[None]:
+        return _range(name, device)
+
     profiler = profile(activities=activities)
     with _without_stderr():
         profiler.start()
-    begun = now(device)
-    for _ in range(steps):
-        with _range("wait for clips", device):
+    warm_up, count = passes
+    for number in range(warm_up + count):
+        if number == warm_up:
+            begun, begun_ns = now(device), time.time_ns()
+        with around(FIRST_RANGE):
             batch = next(batches)
-        with _range("mask, forward", device):
-            loss = task.loss(engine, batch)
-        with _range("backward", device):
-            engine.backward(loss)
-        with _range("optimiser", device):
-            engine.step()
+        take_pass(engine, task, batch, around)
     seconds = now(device) - begun
     with _without_stderr():
         profiler.stop()
-    busy = None
-    if device.type == "cuda":
-        spans = [
-            (event.time_range.start / 1e6, event.time_range.end / 1e6)
-            for event in _events(profiler)
-            if event.device_type == DeviceType.CUDA
-        ]
-        busy = busy_share(spans, seconds)
-    return Trace(steps, seconds, busy), _time_line(profiler, reads)
+    line = _time_line(profiler, reads)
+    begun_us = (begun_ns - line["baseTimeNanoseconds"]) / 1e3
+    work = [
+        (event["ts"], event["ts"] + event["dur"])
+        for event in line["traceEvents"]
+        if event.get("cat") in GPU_WORK and event["ts"] >= begun_us
+    ]
+    # None where CUPTI gives nothing: without a GPU, or under another profiler.
+    busy = busy_share(work, 1e6 * seconds) if work else None
+    return Trace(count, seconds, busy), line
 
 
 def busy_share(spans: Iterable[tuple[float, float]], seconds: float) -> float:
@@ -88,8 +92,11 @@ def busy_share(spans: Iterable[tuple[float, float]], seconds: float) -> float:
     return min(covered / seconds, 1.0)
 
 
-def worker_events(reads: Path, base_ns: int) -> list[dict[str, Any]]:
-    """A row for each process that has read clips; times in microseconds after `base_ns`."""
+def worker_events(reads: Path, base_ns: int, first: float) -> list[dict[str, Any]]:
+    """A row for each process that has read clips; times in microseconds after `base_ns`.
+
+    What was over before `first`, such a time, is left out.
+    """
     events: list[dict[str, Any]] = []
     for place, file in enumerate(sorted(reads.glob("*.txt"))):
         row = {"pid": "worker processes", "tid": int(file.stem)}
@@ -98,7 +105,8 @@ def worker_events(reads: Path, base_ns: int) -> list[dict[str, Any]]:
         for line in file.read_text().splitlines():
             begin, end = map(int, line.split())
             times = {"ts": (begin - base_ns) / 1e3, "dur": (end - begin) / 1e3}
-            events.append({**row, **times, "ph": "X", "cat": "reading", "name": "read a clip"})
+            if times["ts"] + times["dur"] >= first:
+                events.append({**row, **times, "ph": "X", "cat": "reading", "name": "read a clip"})
     return events
 
 
@@ -125,15 +133,12 @@ def _range(name: str, device: torch.device) -> Iterator[None]:
             yield
 
 
-def _events(profiler: Any) -> Iterable[Any]:
-    return profiler.events() or ()
-
-
 def _time_line(profiler: Any, reads: Path) -> dict[str, Any]:
     path = reads / "steps.json"
     profiler.export_chrome_trace(os.fspath(path))
     line: dict[str, Any] = json.loads(path.read_bytes())
-    line["traceEvents"] += worker_events(reads, line["baseTimeNanoseconds"])
+    first = min(event["ts"] for event in line["traceEvents"] if event.get("name") == FIRST_RANGE)
+    line["traceEvents"] += worker_events(reads, line["baseTimeNanoseconds"], first)
     return line
 
 

@@ -10,7 +10,7 @@ __all__ = ["draw_profile"]
 
 NAMED_SHARE = 0.06
 """Smaller parts have no room for their name."""
-TITLES = {"workers": "worker processes", "graph": "DALI's graph", "network": "network"}
+TITLES = {"workers": "worker processes", "graph": "DALI's graph", "computing": "computing"}
 
 
 def draw_profile(profile: Profile) -> Figure:
@@ -31,15 +31,15 @@ def draw_profile(profile: Profile) -> Figure:
 def _draw_parts(axes: Axes, profile: Profile) -> None:
     costs = profile.costs
     rows = {
-        "workers": {name: step.seconds for name, step in costs.worker_steps.items()},
+        "workers": costs.worker_steps,
         "graph": costs.graph_steps,
-        "network": {name: step.seconds for name, step in costs.network_steps.items()},
+        "computing": costs.computing_steps,
     }
-    longest = max(sum(steps.values()) for steps in rows.values())
+    longest = max(sum(step.seconds for step in steps.values()) for steps in rows.values())
     for place, steps in enumerate(rows.values()):
         left = 0.0
-        for number, (name, seconds) in enumerate(steps.items()):
-            width = 1e3 * max(seconds, 0.0)
+        for number, (name, step) in enumerate(steps.items()):
+            width = 1e3 * max(step.seconds, 0.0)
             colour = COLOURS[number % len(COLOURS)]
             axes.barh(place, width, left=left, color=colour, edgecolor="white", height=0.6)
             if width > NAMED_SHARE * 1e3 * longest:
@@ -55,7 +55,7 @@ def _draw_parts(axes: Axes, profile: Profile) -> None:
 def _draw_rates(axes: Axes, profile: Profile) -> None:
     cores = f"{profile.machine.cores:.3g} core(s)"
     workers = f"{profile.machine.num_workers} worker process(es)"
-    names = {**TITLES, "workers": workers, "cores": cores}
+    names = {"storage": "storage", **TITLES, "workers": workers, "cores": cores}
     rates = [profile.limits[name] for name in names]
     lowest = min(rates)
     colours = [COLOURS[1] if rate == lowest else COLOURS[0] for rate in rates]

@@ -82,6 +82,10 @@ class Engine:
         """Steps since this process began that changed nothing: their gradients were not finite."""
         return int(self._engine.skipped_steps + self._num_spoilt)
 
+    def close(self) -> None:
+        """Frees what DeepSpeed keeps beside the network; not all of it with ZeRO 3."""
+        self._engine.destroy()
+
     def __call__(self, *inputs: Any) -> Any:
         """The network's output."""
         return self._engine(*inputs)

@@ -9,6 +9,7 @@ discard: NVIDIA DALI's own index, and the order in which libavcodec shows frames
 streams have no trustworthy time stamps, so there frames are counted from 0 as they are decoded.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,15 @@ from numpy.typing import NDArray
 
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 
-__all__ = ["FrameIndex", "VideoPacket", "frame_index", "index_and_packets", "index_of", "packets"]
+__all__ = [
+    "FrameIndex",
+    "VideoPacket",
+    "forget_index",
+    "frame_index",
+    "index_and_packets",
+    "index_of",
+    "packets",
+]
 
 if TYPE_CHECKING:
     VideoPacket = Packet[VideoStream]
@@ -95,6 +104,12 @@ def index_of(path: str | Path) -> FrameIndex:
         with open_video(path) as video:
             index = frame_index(video)
     return index
+
+
+def forget_index(path: Path) -> None:
+    """Makes a file one that was never met."""
+    with contextlib.suppress(OSError):
+        _remembered.pop(_identity(path), None)
 
 
 def packets(video: OpenVideo) -> Iterator[VideoPacket]:
