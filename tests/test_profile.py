@@ -2,16 +2,23 @@
 
 import gzip
 import json
+import os
 import shutil
 
 import pytest
 from slow_disk import slow_disk
 from small_videos import manifest_of
 from training_runs import SETTINGS, launched
+from typer.testing import CliRunner
 from videos import Clip
 
+from mgm_dali.cli import app
 from mgm_dali.config import load_config
+from mgm_dali.errors import UserError
+from mgm_dali.motion.extract import extract
+from mgm_dali.motion.recipe import Recipe
 from mgm_dali.profiling.profile import profile_run
+from mgm_dali.video.manifest import read_manifest
 
 CONFIG = "configs/smoke/pretrain.yaml"
 SECONDS = 8
@@ -186,6 +193,52 @@ def test_two_ranks_are_profiled_together(small_videos, tmp_path):
     assert found["computing"]["averaging"]["seconds"] > 0
     assert found["costs"]["computing_steps"]["averaging"]["seconds"] > 0
     assert said.count("...") < 12  # one rank says what is done
+
+
+def test_a_run_that_takes_motion_from_a_store_is_profiled(small_videos, tmp_path):
+    extract(read_manifest(small_videos), tmp_path / "store", Recipe("codec"), num_workers=0)
+    found, _ = profiled(small_videos, f"data.motion_store={tmp_path / 'store'}", seconds=5)
+    assert found.settings["motion"] == "store"
+    motion = found.costs.worker_steps["motion"]
+    assert 0 < motion.seconds < found.costs.worker.seconds
+    assert found.prepared is not None, "videos that are made anew are in no store"
+    assert not any("motion_store" in one.change for one in found.advice)
+
+
+def test_finetuning_with_all_its_augmentation_is_profiled(moving_shapes):
+    found, _ = profiled(
+        moving_shapes,
+        *("augment.rand_augment.layers=2", "augment.mixup=0.8", "augment.repeats=2"),
+        *("augment.erase=0.25", "training.batch_size=4", "training.accumulate_steps=3"),
+        stage="finetune",
+        seconds=5,
+    )
+    assert found.stage == "finetune" and found.settings["motion"] is None
+    assert found.computing.num_clips % 2 == 0, "clips mix in pairs"
+    assert found.settings["training.accumulate_steps"] == 3
+    in_a_step = found.computing.parts["optimiser"].seconds / found.computing.num_clips
+    share = found.computing.num_clips / (4 * 3)
+    by_the_clip = found.costs.computing_steps["optimiser"].seconds
+    assert by_the_clip == pytest.approx(in_a_step * share)
+    assert not any("decoded_share" in one.change for one in found.advice)
+
+
+def test_a_video_that_cannot_be_read_is_left_out_and_counted(tmp_path):
+    manifest = videos_of(SMALL, 12, tmp_path)
+    (tmp_path / "3.mp4").write_bytes(b"no video")
+    (tmp_path / "5.mp4").unlink()
+    os.mkfifo(tmp_path / "5.mp4")  # to read it would be to wait for ever
+    found, _ = profiled(manifest, "data.max_skipped=0.5", seconds=5)
+    assert found.reading.unreadable >= 2
+    assert found.of_ranks[0].skipped >= found.reading.unreadable
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ["profile", CONFIG, f"data.train={tmp_path}/none.csv", *SETTINGS]
+    done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "file" / "out")])
+    assert isinstance(done.exception, UserError)
+    assert "name another folder by -o" in str(done.exception)
 
 
 def test_no_run_folder_is_made(small_videos, tmp_path):

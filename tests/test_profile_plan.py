@@ -150,6 +150,6 @@ def test_what_cannot_be_planned_is_refused_before_anything_is_measured():
 def test_a_plan_in_words_has_its_numbers_and_its_assumptions():
     plan = make_plan(profile_of("CPU"), read_plan("8xH100 K400 800 epochs"))
     text = "\n".join(plan_in_words(plan))
-    for number in ("240,258", "384.4 M clips", f"{plan.hours:,.1f} hours", "72.1 GB"):
+    for number in ("240,258", "384.4 M clips", f"{plan.hours:,.2f} hours", "72.1 GB"):
         assert number in text
     assert plan.assumed and all(line in text for line in plan.assumed)

@@ -157,7 +157,7 @@ def plan_in_words(plan: Plan) -> list[str]:
     return [
         f"plan       {asked.num_devices} x {asked.device}, {asked.data}: {asked.num_videos:,} "
         f"videos, {asked.epochs:g} epochs, {plan.clips / 1e6:,.1f} M clips",
-        f"time       {plan.hours:,.1f} hours at {plan.clips_per_second:,.0f} clips/s, "
+        f"time       {plan.hours:,.2f} hours at {plan.clips_per_second:,.0f} clips/s, "
         f"{a_device:,.0f} a device; averaging gradients takes {plan.averaging_share:.0%} of a step",
         f"cores      {plan.cores_a_device:.1f} a device are busy with that",
         f"storage    {stored}videos {_gb(plan.video_bytes)}",
