@@ -19,7 +19,8 @@ from mgm_dali.motion import presence, read_motion
 from mgm_dali.motion.codec import CODECS_WITH_VECTORS
 from mgm_dali.motion.presence import carries_vectors
 from mgm_dali.video.indexing import IndexReport
-from mgm_dali.video.manifest import COLUMNS, Video, read_manifest
+from mgm_dali.video.manifest import Video, read_manifest
+from mgm_dali.video.manifest_csv import CSV_COLUMNS
 from mgm_dali.video.reader import VideoError, probe
 
 
@@ -140,7 +141,7 @@ def test_index_ends_with_a_table_and_lists_every_bad_file(
     with (tmp_path / "videos-rejected.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "reason"] and len(rows) == 6 and all(reason for _, reason in rows)
-    assert output.read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert output.read_text().splitlines()[0] == ",".join(CSV_COLUMNS)
     assert len(read_manifest(output)) == 5
 
 

@@ -60,7 +60,7 @@ def slow_to_decode(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slow_to_compute(small_videos):
-    network = ("model.name=vit_tiny", "model.image_size=112", "model.num_frames=16")
+    network = ("model.name=vit_small", "model.image_size=112", "model.num_frames=16")
     return profiled(small_videos, "data.num_workers=1", *network, "training.batch_size=4")
 
 

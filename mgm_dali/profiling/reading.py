@@ -185,7 +185,7 @@ def _storage_speed(feed: ClipFeed) -> float:
         while time.perf_counter() - begun < STORAGE_SECONDS and (n := next(numbers)) < len(videos):
             try:
                 num_bytes += _read_file(videos[n].path)
-            except OSError:
+            except (OSError, VideoError):  # those have been counted
                 continue
         return num_bytes
 
