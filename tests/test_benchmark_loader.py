@@ -206,3 +206,19 @@ def test_the_script_measures_all_of_ours(tmp_path):
 def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, status, said):
     done = run_script(*MINIATURE, *arguments)
     assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_cpu_time_of_threads_that_have_ended_counts():
+    program = (
+        "import threading, time\n"
+        "def work():\n    end = time.thread_time() + 1\n    while time.thread_time() < end: pass\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "print(flush=True); input()"
+    )
+    before = cpu_seconds()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        assert cpu_seconds() - before >= 0.9
+        child.communicate(b"\n")
