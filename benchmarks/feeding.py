@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from clips import make_videos, open_videos
+from clips import chosen_videos
 from command import add_number_options, parse, run
 from ratios import ratio_row, summary
 from rich.console import Console
@@ -80,10 +80,7 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(console: Console, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    sources = options.videos or make_videos(folder, NUM_MADE)
-    videos, notes = open_videos(sources, options.most_videos)
-    for line in notes:
-        console.print(line, markup=False)
+    videos = chosen_videos(console, options, folder, NUM_MADE)
     (folder / "raw").mkdir()
     write_manifest(folder / "raw" / "videos.csv", videos, ())
     fps = median(video.fps for video in videos) / STRIDE_FRAMES

@@ -23,8 +23,6 @@ from rich.console import Console
 from rich.table import Table
 from rounds import Ratio
 
-from mgm_dali.clips.draw import training_decoding
-from mgm_dali.clips.order import shuffled_video
 from mgm_dali.config import DataConfig, RunConfig
 from mgm_dali.pipelines.checks import check_motion
 from mgm_dali.pipelines.feed import ClipFeed
@@ -131,8 +129,7 @@ def _start(path: Path, ready: Barrier, answer: Connection) -> None:
     feed = ClipFeed(manifest, config, "pretrain", Share(8), motion_source="codec")
     manifest.checksum(), manifest.csv_checksum()  # of which a checkpoint tells
     clocks.append(time.perf_counter())
-    epoch, row = shuffled_video(feed.number_of(0), len(manifest), config.seed)
-    training_decoding(config, manifest[row], row, row, epoch)
+    feed.decoding(feed.number_of(0))
     clocks.append(time.perf_counter())
     data = pickle.dumps(feed)
     clocks.append(time.perf_counter())

@@ -133,6 +133,15 @@ class ClipFeed:
         start = first_sample(forward, self.decodings_per_batch, share.rank, share.world_size)
         return start + i
 
+    def video_due(self, number: int) -> tuple[int, int]:
+        """(epoch, manifest row) of a training sample."""
+        return shuffled_video(number, len(self.manifest), self.config.seed)
+
+    def decoding(self, number: int) -> Decoding:
+        """What is read for a training sample, if its video can be."""
+        epoch, row = self.video_due(number)
+        return training_decoding(self.config, self.manifest[row], row, row, epoch)
+
     def sample(self, number: int) -> tuple[NDArray[Any], ...]:
         """The `outputs` of a sample: a pure function of its number and of the files."""
         if self.stage == "evaluate":
@@ -142,7 +151,7 @@ class ClipFeed:
     def _training_sample(self, number: int) -> tuple[NDArray[Any], ...]:
         """The sample of that number in the endless row of shuffled epochs."""
         config = self.config
-        epoch, asked = shuffled_video(number, len(self.manifest), config.seed)
+        epoch, asked = self.video_due(number)
         return self._readable(
             asked,
             np.random.SeedSequence((config.seed, epoch, asked)),
@@ -272,6 +281,7 @@ class ClipFeed:
         cuts = decoding.cuts
         boxes = np.array([_box(cut.crop) for cut in cuts], np.float32)  # [R, start or end, 2]
         label = int(self.manifest.labels[decoding.row])
+        facts = [(label, asked, cut.view, cut.seed, state, *chain(*_box(cut.crop))) for cut in cuts]
         arrays: dict[str, NDArray[Any]] = {
             "pixels": pixels,
             "origin": np.array(self.window(decoding)[:2], np.float32),
@@ -284,13 +294,7 @@ class ClipFeed:
             "motion_scale": np.array([_motion_scale(cut.crop, size) for cut in cuts], np.float32),
             "operations": np.stack([cut.operations for cut in cuts]),
             "levels": np.stack([cut.levels for cut in cuts]),
-            "facts": np.array(
-                [
-                    (label, asked, cut.view, cut.seed, state, *chain(*_box(cut.crop)))
-                    for cut in cuts
-                ],
-                np.int64,
-            ),
+            "facts": np.array(facts, np.int64),
             "reason": _reason_bytes(reason),
         }
         return tuple(arrays[name] for name in self.outputs)

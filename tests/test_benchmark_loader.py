@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -143,16 +144,32 @@ def test_the_remembering_feed_decodes_a_few_clips_and_no_more(moving_shapes, mon
     assert len({sample[0].tobytes() for sample in samples[3:]}) == 3
 
 
-def test_cpu_time_of_processes_that_still_live_counts():
-    program = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); input()"
-    before = cpu_seconds()
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
+@contextmanager
+def child_that_has_run(program):
+    """A process that has done what the program says, and lives on until the block is left."""
+    command = [sys.executable, "-c", f"{program}\nprint(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        assert cpu_seconds() - before >= 0.95
+        yield
         child.communicate(b"\n")
+
+
+def test_cpu_time_of_processes_that_still_live_counts():
+    before = cpu_seconds()
+    with child_that_has_run("import time\nwhile time.process_time() < 1: pass"):
+        assert cpu_seconds() - before >= 0.95
     assert cpu_seconds() - before >= 0.95, "nor is it lost when they end"
+
+
+def test_cpu_time_of_threads_that_have_ended_counts():
+    program = (
+        "import threading, time\n"
+        "def work():\n    end = time.thread_time() + 1\n    while time.thread_time() < end: pass\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()"
+    )
+    before = cpu_seconds()
+    with child_that_has_run(program):
+        assert cpu_seconds() - before >= 0.9
 
 
 def test_an_environment_made_in_another_way_is_made_anew(tmp_path, monkeypatch):
@@ -206,19 +223,3 @@ def test_the_script_measures_all_of_ours(tmp_path):
 def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, status, said):
     done = run_script(*MINIATURE, *arguments)
     assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr
-
-
-def test_cpu_time_of_threads_that_have_ended_counts():
-    program = (
-        "import threading, time\n"
-        "def work():\n    end = time.thread_time() + 1\n    while time.thread_time() < end: pass\n"
-        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
-        "print(flush=True); input()"
-    )
-    before = cpu_seconds()
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        child.stdout.readline()
-        assert cpu_seconds() - before >= 0.9
-        child.communicate(b"\n")

@@ -1,15 +1,13 @@
 """What reading would take after `mgm-dali prepare`: tried on a few videos of the run."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgm_dali.clips.draw import training_decoding
-from mgm_dali.clips.order import shuffled_video
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.profiling.clocks import StepTime, mean_time
-from mgm_dali.profiling.reading import steps_of_reading
+from mgm_dali.profiling.reading import first_videos, steps_of_reading
 from mgm_dali.video.manifest import Manifest, Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 from mgm_dali.video.transcoding import TranscodeSettings, transcode
@@ -48,7 +46,9 @@ def read_prepared(feed: ClipFeed, seconds: float, folder: Path) -> Prepared | No
     originals: list[Video] = []
     made: list[Video] = []
     end = time.perf_counter() + seconds
-    for video in _short_videos(feed):
+    for video in first_videos(feed, MOST_VIDEOS):
+        if video.num_frames > LONGEST_FRAMES:
+            continue
         output = folder / f"{len(made)}.mp4"
         try:
             transcode(video.path, output, TranscodeSettings(), num_frames=video.num_frames)
@@ -67,14 +67,6 @@ def read_prepared(feed: ClipFeed, seconds: float, folder: Path) -> Prepared | No
     before, after = (_steps(feed, manifest) for manifest in manifests)
     sizes = [sum(video.path.stat().st_size for video in videos) for videos in (originals, made)]
     return Prepared(before, after, sizes[0], sizes[1], len(made))
-
-
-def _short_videos(feed: ClipFeed) -> Iterator[Video]:
-    for place in range(min(MOST_VIDEOS, len(feed.manifest))):
-        number = feed.number_of(place)
-        video = feed.manifest[shuffled_video(number, len(feed.manifest), feed.config.seed)[1]]
-        if video.num_frames <= LONGEST_FRAMES:
-            yield video
 
 
 def _listed(videos: list[Video], path: Path) -> Manifest:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mgm_dali.clips.draw import Decoding, training_decoding
-from mgm_dali.clips.order import shuffled_video
+from mgm_dali.clips.draw import Decoding
 from mgm_dali.errors import UserError
 from mgm_dali.motion.records import encode_field
 from mgm_dali.pipelines.feed import ClipFeed
@@ -25,7 +24,7 @@ from mgm_dali.video.opening import VideoError, open_video
 from mgm_dali.video.reader import read_frames
 from mgm_dali.video.workers import reason_of
 
-__all__ = ["Reading", "drop_files", "measure_reading", "steps_of_reading"]
+__all__ = ["Reading", "drop_files", "first_videos", "measure_reading", "steps_of_reading"]
 
 MOST_CLIPS = 256
 LEAST_CLIPS = 3
@@ -83,7 +82,7 @@ def measure_reading(feed: ClipFeed, seconds: float) -> Reading:
             f"{reason}"
         )
     means = {name: mean_time([step[name] for step in steps]) for name in steps[0]}
-    sizes = [(video.path, video.num_frames) for video in _first_videos(feed, len(wholes))]
+    sizes = [(video.path, video.num_frames) for video in first_videos(feed, len(wholes))]
     file_bytes = sum(_size_of(path) for path, _ in sizes)
     return Reading(
         steps=means,
@@ -99,8 +98,15 @@ def measure_reading(feed: ClipFeed, seconds: float) -> Reading:
 
 def drop_files(feed: ClipFeed) -> None:
     """Drops the files that come next in a run from the system's memory, as far as it lets go."""
-    for video in _first_videos(feed, DROPPED):
+    for video in first_videos(feed, DROPPED):
         _drop(video.path)
+
+
+def first_videos(feed: ClipFeed, most: int) -> list[Video]:
+    """Of this rank's run, each once."""
+    places = range(min(most, len(feed.manifest)))
+    rows = [feed.video_due(feed.number_of(place))[1] for place in places]
+    return [feed.manifest[row] for row in dict.fromkeys(rows)]
 
 
 def steps_of_reading(
@@ -143,8 +149,8 @@ def _both(
     feed: ClipFeed, number: int, *, steps_first: bool
 ) -> tuple[StepTime, dict[str, StepTime]]:
     """One decoding at once, and in steps; they take turns in going first."""
-    draw = _timed(lambda: _decoding(feed, number))
-    decoding = _decoding(feed, number)
+    draw = _timed(lambda: feed.decoding(number))
+    decoding = feed.decoding(number)
     path = feed.manifest[decoding.row].path
 
     def whole() -> StepTime:
@@ -158,24 +164,9 @@ def _both(
     return taken, {"draw": draw, **steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)}
 
 
-def _decoding(feed: ClipFeed, number: int) -> Decoding:
-    epoch, row = shuffled_video(number, len(feed.manifest), feed.config.seed)
-    return training_decoding(feed.config, feed.manifest[row], row, row, epoch)
-
-
-def _first_videos(feed: ClipFeed, most: int) -> list[Video]:
-    """Of this rank's run, each once."""
-    places = range(min(most, len(feed.manifest)))
-    rows = [
-        shuffled_video(feed.number_of(place), len(feed.manifest), feed.config.seed)[1]
-        for place in places
-    ]
-    return [feed.manifest[row] for row in dict.fromkeys(rows)]
-
-
 def _storage_speed(feed: ClipFeed) -> float:
     """Bytes a second from several files at once, of videos that come later in the run."""
-    videos = _first_videos(feed, DROPPED)[::-1]
+    videos = first_videos(feed, DROPPED)[::-1]
     for video in videos:
         _drop(video.path)
     numbers, begun = count(), time.perf_counter()
@@ -199,7 +190,7 @@ def _motion_bytes_a_frame(feed: ClipFeed) -> float | None:
     """As records of the motion store keep them, of a few clips."""
     num_bytes = num_frames = 0
     for place in range(SIZED_CLIPS):
-        decoding = _decoding(feed, feed.number_of(place))
+        decoding = feed.decoding(feed.number_of(place))
         video = feed.manifest[decoding.row]
         if feed.source_for(video) is None:
             continue
