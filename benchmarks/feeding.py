@@ -27,6 +27,7 @@ from mgm_dali.data_commands import extract_motion, prepare_videos, progress_bar
 from mgm_dali.motion.recipe import Recipe
 from mgm_dali.pipelines import Share
 from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.profiling.apart import reading_apart
 from mgm_dali.profiling.reading import measure_reading
 from mgm_dali.video.manifest import read_manifest, write_manifest
 from mgm_dali.video.transcoding import TranscodeSettings
@@ -130,7 +131,8 @@ def _cpu_milliseconds(set_up: SetUp, folder: Path, options: argparse.Namespace) 
         motion_source=source,
         encoded=set_up.nvdec,
     )
-    reading = measure_reading(feed, options.seconds)
+    with reading_apart(feed) as there:
+        reading = measure_reading(there, options.seconds)
     return 1e3 * reading.whole.cpu_seconds / set_up.repeats
 
 

@@ -15,9 +15,9 @@ from mgm_dali.files import write_whole
 from mgm_dali.pipelines.placement import choose_device
 from mgm_dali.pipelines.share import Stage
 from mgm_dali.plain_table import print_line, print_table
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.planning import Asked, make_plan, plan_in_words, why_not
 from mgm_dali.profiling.profile import Profile, profile_run
+from mgm_dali.profiling.step_time import StepTime
 from mgm_dali.profiling.sweep import Tried, best_of, combinations, split_axes, try_settings
 from mgm_dali.profiling.tasks import watched_apart
 from mgm_dali.profiling.trace import write_time_line

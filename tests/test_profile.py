@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from feeds import TreacherousFeed
 from slow_disk import slow_disk
 from small_videos import manifest_of
 from training_runs import SETTINGS, launched
@@ -17,6 +18,7 @@ from mgm_dali.config import load_config
 from mgm_dali.errors import UserError
 from mgm_dali.motion.extract import extract
 from mgm_dali.motion.recipe import Recipe
+from mgm_dali.pipelines import loader
 from mgm_dali.profiling.costs import STARVED
 from mgm_dali.profiling.profile import profile_run
 from mgm_dali.video.manifest import read_manifest
@@ -46,6 +48,10 @@ def profiled(manifest, *overrides, stage="pretrain", seconds=SECONDS):
 
 SMALL = Clip(width=64, height=64, num_frames=20, start=(8, 8), velocity=(0, 0), pan=(1, 1))
 LARGE = Clip(width=1280, height=720, num_frames=60, velocity=(2, 1), gop=250)
+
+
+MIDDLE = Clip(width=640, height=480, num_frames=60, velocity=(2, 1), gop=250)
+ON_CORES = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{most}])"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,34 @@ def test_a_slow_disk_is_named(tmp_path):
     assert found["machine"]["storage_bytes_per_second"] < 1.3 * DISK_BYTES_PER_SECOND
     assert found["together"]["waited_seconds"] > STARVED * found["together"]["seconds"]
     assert "files on faster storage would give" in found["sentence"]
+
+
+def profiled_on_cores(most, manifest, folder, *overrides, stage="pretrain"):
+    """Its profile.json. What cores bound depends on how many there are."""
+    program = f"{ON_CORES.format(most=most)}\nfrom mgm_dali.cli import main\nmain()"
+    command = ["-c", program, "profile", CONFIG, f"data.train={manifest}", *SETTINGS, *overrides]
+    status, said = launched([*command, "--stage", stage, "--seconds", SECONDS, "-o", folder])
+    assert status == 0, said
+    return json.loads((folder / "profile.json").read_text())
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core, that is the bound")
+def test_a_graph_that_augments_too_much_is_named(moving_shapes, tmp_path):
+    slow = ("augment.rand_augment.layers=10", "data.num_workers=2", "training.batch_size=4")
+    found = profiled_on_cores(2, moving_shapes, tmp_path, *slow, stage="finetune")
+    assert (found["bound"]["place"], found["bound"]["step"]) == ("graph", "augment")
+    together = found["together"]
+    assert together["waited_seconds"] > STARVED * together["seconds"]
+    assert found["limits"]["graph"] < 0.7 * found["limits"]["computing"]
+    assert "DALI's graph bounds this run" in found["sentence"]
+
+
+def test_cores_that_reading_and_computing_exhaust_together_are_named(tmp_path):
+    manifest = videos_of(MIDDLE, 12, tmp_path)
+    both = ("model.image_size=112", "model.num_frames=16", "data.num_workers=1")
+    found = profiled_on_cores(1, manifest, tmp_path / "out", *both, "training.batch_size=2")
+    assert found["bound"]["place"] == "cores" and found["bound"]["cores_exhausted"]
+    assert "The processor bounds this run" in found["sentence"]
 
 
 def sums(profile):
@@ -230,6 +264,18 @@ def test_a_video_that_cannot_be_read_is_left_out_and_counted(tmp_path):
     found, _ = profiled(manifest, "data.max_skipped=0.5", seconds=5)
     assert found.reading.unreadable >= 2
     assert found.of_ranks[0].skipped >= found.reading.unreadable
+
+
+def test_videos_that_crash_or_hang_their_reader_do_not_end_a_profile(tmp_path, monkeypatch):
+    names = ("crashes_0.mp4", "hangs_1.mp4", *(f"{number}.mp4" for number in range(2, 8)))
+    for name in names:
+        shutil.copyfile(SMALL.path(), tmp_path / name)
+    manifest = manifest_of(tmp_path / "videos.csv", [tmp_path / name for name in names]).path
+    monkeypatch.setattr(loader, "ClipFeed", TreacherousFeed)
+    limits = ("data.clip_timeout_seconds=1", "data.max_skipped=0.5")
+    found, _ = profiled(manifest, *limits, "data.num_workers=2", seconds=5)
+    assert found.reading.unreadable >= 2
+    assert found.feeding.skipped >= 1
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):

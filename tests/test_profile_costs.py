@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mgm_dali.profiling.advice import Facts, Found, advise, in_a_sentence
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.costs import Costs, Machine, find_bound, limits
+from mgm_dali.profiling.step_time import StepTime
 
 NO_FACTS = Facts(1, 7, 1, True, "store", None, None)
 FILE_BYTES = 1000

@@ -6,7 +6,6 @@ import pytest
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.costs import Costs, Machine
 from mgm_dali.profiling.planning import (
     DATA_SETS,
@@ -16,6 +15,7 @@ from mgm_dali.profiling.planning import (
     read_plan,
     why_not,
 )
+from mgm_dali.profiling.step_time import StepTime
 
 READING, HANDING, AUGMENTING, COMPUTING = 0.04, 0.001, 0.003, 0.01
 AVERAGED_BYTES = 200_000_000

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
+from mgm_dali.profiling.step_time import StepTime
 
 __all__ = ["Advice", "Facts", "Found", "advise", "in_a_sentence"]
 

@@ -1,30 +1,18 @@
 """Clocks: wall time, and CPU time of this process and all that it has started."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
 import torch
 
-__all__ = ["Spent", "StepTime", "cpu_seconds", "mean_time", "now", "spent_by", "stretch"]
+from mgm_dali.profiling.step_time import StepTime
+
+__all__ = ["Spent", "cpu_seconds", "now", "spent_by", "stretch"]
 
 LEAST_COUNTED = 3
 LEAST_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class StepTime:
-    """Time of one step of the work."""
-
-    seconds: float
-    cpu_seconds: float
-
-    def __add__(self, other: "StepTime") -> "StepTime":
-        return StepTime(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
-
-    def __mul__(self, factor: float) -> "StepTime":
-        return StepTime(self.seconds * factor, self.cpu_seconds * factor)
 
 
 @dataclass(frozen=True)
@@ -41,11 +29,6 @@ class Spent:
     def each(self) -> StepTime:
         """The mean of one."""
         return StepTime(self.seconds, self.cpu_seconds) * (1 / self.count)
-
-
-def mean_time(taken: Sequence[StepTime]) -> StepTime:
-    """The mean of both times."""
-    return sum(taken, StepTime(0.0, 0.0)) * (1 / len(taken))
 
 
 def now(device: torch.device) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
-from mgm_dali.profiling.clocks import Spent, StepTime, now, spent_by
+from mgm_dali.profiling.clocks import Spent, now, spent_by
+from mgm_dali.profiling.step_time import StepTime
 from mgm_dali.training.computing import DTYPES, compiling
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task

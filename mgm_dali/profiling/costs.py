@@ -9,7 +9,7 @@ Time is in seconds a clip of one rank; W worker processes take W clips at once.
 
 from dataclasses import dataclass
 
-from mgm_dali.profiling.clocks import StepTime
+from mgm_dali.profiling.step_time import StepTime
 
 __all__ = ["Bound", "Costs", "Machine", "find_bound", "limits"]
 

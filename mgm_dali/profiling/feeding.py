@@ -2,7 +2,8 @@
 
     worker processes -> [hand over] -> [decode by NVDEC, copy, augment: DALI's graph] -> batch
 
-For the graph clips are read once and handed over again and again, so that reading takes no time.
+For the graph, a few clips that were read before are handed over again and again: reading takes no
+time.
 """
 
 from collections.abc import Iterator
@@ -52,10 +53,9 @@ class Feeding:
 
 
 def measure_graph(loader: ClipLoader, seconds: float) -> Graph:
-    """Times the graph of a loader that `make_feed=RememberingFeed` was given to."""
+    """Times the graph of a loader whose `RememberingFeed` has all samples that it hands over."""
     feed, placement = loader.feed, loader.placement
     assert isinstance(feed, RememberingFeed), "else reading would be timed too"
-    feed.remember()
     own = seconds / (3 if feed.encoded else 2)
 
     def bare(*, decoder: bool) -> Spent:

@@ -2,35 +2,55 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.profiling.apart import Apart
 
-__all__ = ["NUM_REMEMBERED", "RememberingFeed", "TracedFeed"]
+__all__ = ["NUM_REMEMBERED", "RememberingFeed", "TracedFeed", "first_samples"]
 
 NUM_REMEMBERED = 8
 """Clips that a worker process hands over in turn: more than its part of the caches holds."""
+MOST_TRIED = 4 * NUM_REMEMBERED
+
+Sample = tuple[NDArray[Any], ...]
 
 
 class RememberingFeed(ClipFeed):
-    """Reads a few clips and hands those over again and again: what is left is not reading."""
+    """Reads a few clips and hands those over again and again: what is left is not reading.
 
-    _remembered: tuple[tuple[NDArray[Any], ...], ...] = ()
-    _next = 0
+    With `remembered`, samples of another feed, it reads nothing.
+    """
 
-    def remember(self) -> None:
-        """Reads them now, for all workers that this feed will be sent to."""
-        for place in range(NUM_REMEMBERED):
-            self.sample(self.number_of(place))
+    def __init__(self, *arguments: Any, remembered: Sequence[Sample] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._remembered = list(remembered)
+        self._next = 0
 
-    def sample(self, number: int) -> tuple[NDArray[Any], ...]:
+    def sample(self, number: int) -> Sample:
         if len(self._remembered) < NUM_REMEMBERED:
-            self._remembered += (super().sample(number),)
+            self._remembered.append(super().sample(number))
         self._next += 1
         return self._remembered[self._next % len(self._remembered)]
+
+
+def first_samples(there: Apart) -> list[Sample]:
+    """The first samples of this rank's run, as many as are remembered. Raises `UserError`."""
+    found: list[Sample] = []
+    for place in range(MOST_TRIED):
+        try:
+            found.append(there(ClipFeed.sample, there.feed.number_of(place)))
+        except UserError:  # a file has ended the process; it is counted where reading is measured
+            if place == MOST_TRIED - 1 and not found:
+                raise
+        if len(found) == NUM_REMEMBERED:
+            break
+    return found
 
 
 class TracedFeed(ClipFeed):
@@ -43,7 +63,7 @@ class TracedFeed(ClipFeed):
         super().__init__(*arguments, **options)
         self.folder = folder
 
-    def sample(self, number: int) -> tuple[NDArray[Any], ...]:
+    def sample(self, number: int) -> Sample:
         begun = time.time_ns()
         arrays = super().sample(number)
         with (self.folder / f"{os.getpid()}.txt").open("a") as file:

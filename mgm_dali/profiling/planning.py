@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.costs import find_bound
 from mgm_dali.profiling.profile import Profile
+from mgm_dali.profiling.step_time import StepTime
 
 __all__ = [
     "DATA_SETS",

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgm_dali.clips.draw import training_decoding
+from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.profiling.clocks import StepTime, mean_time
+from mgm_dali.profiling.apart import Apart
 from mgm_dali.profiling.reading import first_videos, steps_of_reading
-from mgm_dali.video.manifest import Manifest, Video, read_manifest, write_manifest
+from mgm_dali.profiling.step_time import StepTime, mean_time
+from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 from mgm_dali.video.transcoding import TranscodeSettings, transcode
 
@@ -35,52 +37,61 @@ class Prepared:
     num_videos: int
 
 
-def read_prepared(feed: ClipFeed, seconds: float, folder: Path) -> Prepared | None:
+@dataclass(frozen=True)
+class _Tried:
+    """One video. The first of a pair is of it as it is."""
+
+    steps: list[dict[str, StepTime]]
+    num_bytes: list[int]
+
+
+def read_prepared(there: Apart, seconds: float, folder: Path) -> Prepared | None:
     """Transcodes the first videos of a run, for so many seconds, and reads clips of both.
 
     None if the first are too long, cannot be transcoded, or are not decoded by a worker process:
     nothing is known then.
     """
+    feed = there.feed
     if feed.encoded:
         return None
-    originals: list[Video] = []
-    made: list[Video] = []
+    tried: list[_Tried] = []
     end = time.perf_counter() + seconds
-    for video in first_videos(feed, MOST_VIDEOS):
+    for number, video in enumerate(first_videos(feed, MOST_VIDEOS)):
         if video.num_frames > LONGEST_FRAMES:
             continue
-        output = folder / f"{len(made)}.mp4"
         try:
-            transcode(video.path, output, TranscodeSettings(), num_frames=video.num_frames)
-        except Exception:  # it has been counted among the unreadable, or will be
+            tried.append(there(_try, video, folder / str(number)))
+        except UserError:  # it has been counted among the unreadable, or will be
             continue
-        originals.append(video)
-        made.append(Video(path=output, label=video.label, **vars(probe(output))))
         if time.perf_counter() > end:
             break
-    if not made:
+    if not tried:
         return None
-    manifests = [
-        _listed(videos, folder / name)
-        for name, videos in (("before.csv", originals), ("after.csv", made))
-    ]
-    before, after = (_steps(feed, manifest) for manifest in manifests)
-    sizes = [sum(video.path.stat().st_size for video in videos) for videos in (originals, made)]
-    return Prepared(before, after, sizes[0], sizes[1], len(made))
+    before, after = (
+        {name: mean_time([one.steps[side][name] for one in tried]) for name in MADE_ANEW}
+        for side in (0, 1)
+    )
+    sizes = [sum(one.num_bytes[side] for one in tried) for side in (0, 1)]
+    return Prepared(before, after, sizes[0], sizes[1], len(tried))
 
 
-def _listed(videos: list[Video], path: Path) -> Manifest:
-    write_manifest(path, [replace(video, label=None) for video in videos], ())
-    return read_manifest(path)
+def _try(feed: ClipFeed, video: Video, folder: Path) -> _Tried:
+    """Transcodes a video into the folder, and reads clips of both. Raises what reading raises."""
+    folder.mkdir()
+    output = folder / "prepared.mp4"
+    transcode(video.path, output, TranscodeSettings(), num_frames=video.num_frames)
+    both = video, Video(path=output, label=None, **vars(probe(output)))
+    steps = [_steps(feed, one, folder / f"{side}.csv") for side, one in enumerate(both)]
+    return _Tried(steps, [one.path.stat().st_size for one in both])
 
 
-def _steps(feed: ClipFeed, manifest: Manifest) -> dict[str, StepTime]:
-    """Of a few clips of each video; without motion, which a store may not have of new files."""
+def _steps(feed: ClipFeed, video: Video, listed: Path) -> dict[str, StepTime]:
+    """Of a few clips of a video; without motion, which a store may not have of new files."""
+    write_manifest(listed, [replace(video, label=None)], ())
     other = feed.at(0)
-    other.manifest, other.motion_source, other.refused = manifest, None, {}
+    other.manifest, other.motion_source, other.refused = read_manifest(listed), None, {}
     taken = []
-    for clip in range(CLIPS_A_VIDEO * len(manifest)):
-        row, epoch = clip % len(manifest), clip // len(manifest)
-        decoding = training_decoding(feed.config, manifest[row], row, row, epoch)
+    for epoch in range(CLIPS_A_VIDEO):
+        decoding = training_decoding(feed.config, other.manifest[0], 0, 0, epoch)
         taken.append(steps_of_reading(other, decoding, pixels_first=True))
     return {name: mean_time([steps[name] for steps in taken]) for name in MADE_ANEW}

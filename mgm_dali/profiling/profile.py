@@ -17,11 +17,12 @@ from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import Placement, choose_device
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.profiling.advice import Advice, Found, advise, in_a_sentence
+from mgm_dali.profiling.apart import reading_apart
 from mgm_dali.profiling.clocks import spent_by
 from mgm_dali.profiling.computing import Computing, first_clips, measure_computing, take_pass
 from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
 from mgm_dali.profiling.feeding import Feeding, Graph, measure_graph, measure_loader
-from mgm_dali.profiling.feeds import RememberingFeed, TracedFeed
+from mgm_dali.profiling.feeds import RememberingFeed, TracedFeed, first_samples
 from mgm_dali.profiling.machine import cores_of_a_rank, ranks_here
 from mgm_dali.profiling.prepared import Prepared, read_prepared
 from mgm_dali.profiling.reading import Reading, drop_files, measure_reading
@@ -153,14 +154,15 @@ def profile_run(
 
 def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
     config, world, accumulated = setup.config, setup.world, setup.accumulated
-    with setup.loader() as loader:
+    with setup.loader() as loader, reading_apart(loader.feed) as there:
         placement = loader.placement
         setup.said("reading clips in one process, step by step")
-        reading = measure_reading(loader.feed, setup.share("reading"))
+        reading = measure_reading(there, setup.share("reading"))
         setup.said("preparing a few videos, and reading them")
-        prepared = read_prepared(loader.feed, PREPARED_SHARE * setup.seconds, setup.folder)
+        prepared = read_prepared(there, PREPARED_SHARE * setup.seconds, setup.folder)
+        remembered = first_samples(there)
     setup.said("handing clips over, augmenting them")
-    with setup.loader(RememberingFeed) as loader:
+    with setup.loader(partial(RememberingFeed, remembered=remembered)) as loader:
         graph = measure_graph(loader, setup.share("graph"))
     setup.said("the whole loader, without a network")
     with setup.loader() as loader:

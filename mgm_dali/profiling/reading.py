@@ -7,7 +7,6 @@ frames are not indexed yet. That is what most clips of a large data set meet.
 import os
 import stat
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -17,12 +16,12 @@ from mgm_dali.clips.draw import Decoding
 from mgm_dali.errors import UserError
 from mgm_dali.motion.records import encode_field
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.profiling.clocks import StepTime, mean_time
+from mgm_dali.profiling.apart import Apart
+from mgm_dali.profiling.step_time import StepTime, mean_time, timed
 from mgm_dali.video.frame_index import forget_index, frame_index, index_of
 from mgm_dali.video.manifest import Video
 from mgm_dali.video.opening import VideoError, open_video
 from mgm_dali.video.reader import read_frames
-from mgm_dali.video.workers import reason_of
 
 __all__ = ["Reading", "drop_files", "first_videos", "measure_reading", "steps_of_reading"]
 
@@ -57,25 +56,36 @@ class Reading:
     """Decodings that were left out: their videos cannot be read."""
 
 
-def measure_reading(feed: ClipFeed, seconds: float) -> Reading:
+def measure_reading(there: Apart, seconds: float) -> Reading:
     """Times the first decodings of this rank's run, for so many seconds, or 3 of them.
 
+    Videos that cannot be read are refused from then on (`feed.refused`), so that none is met twice.
     Raises `UserError` if none can be read.
     """
+    feed = there.feed
     steps: list[dict[str, StepTime]] = []
     wholes: list[StepTime] = []
     unreadable, reason, end = 0, "", time.perf_counter() + seconds
+    is_new = True
+    """The process: libraries will be used for the first time, and that does not count."""
     for place in range(MOST_CLIPS):
         if len(wholes) >= LEAST_CLIPS and time.perf_counter() > end:
             break
-        try:
-            whole, parts = _both(feed, feed.number_of(place), steps_first=bool(place % 2))
-        except Exception as error:  # any input may be bad in any way, as in a run
-            unreadable, reason = unreadable + 1, reason_of(error)
+        number = feed.number_of(place)
+        row = feed.video_due(number)[1]
+        if row in feed.refused:
+            unreadable += 1
             continue
-        if place:  # in the first one libraries are used for the first time
+        try:
+            whole, parts = there(_both, number, steps_first=bool(place % 2))
+        except UserError as error:
+            unreadable, reason = unreadable + 1, str(error)
+            feed.refused[row], is_new = reason, True
+            continue
+        if not is_new:
             wholes.append(whole)
             steps.append(parts)
+        is_new = False
     if not wholes:
         raise UserError(
             f"{feed.manifest.path}: none of {unreadable} videos tried can be read; the last: "
@@ -90,7 +100,7 @@ def measure_reading(feed: ClipFeed, seconds: float) -> Reading:
         num_clips=len(wholes),
         file_bytes=file_bytes / len(sizes),
         storage_bytes_per_second=_storage_speed(feed),
-        motion_bytes_a_frame=_motion_bytes_a_frame(feed),
+        motion_bytes_a_frame=_motion_bytes_a_frame(there),
         video_bytes_a_frame=file_bytes / max(sum(frames for _, frames in sizes), 1),
         unreadable=unreadable,
     )
@@ -103,10 +113,10 @@ def drop_files(feed: ClipFeed) -> None:
 
 
 def first_videos(feed: ClipFeed, most: int) -> list[Video]:
-    """Of this rank's run, each once."""
+    """Of this rank's run, each once, but for those that are known to be bad."""
     places = range(min(most, len(feed.manifest)))
     rows = [feed.video_due(feed.number_of(place))[1] for place in places]
-    return [feed.manifest[row] for row in dict.fromkeys(rows)]
+    return [feed.manifest[row] for row in dict.fromkeys(rows) if row not in feed.refused]
 
 
 def steps_of_reading(
@@ -117,14 +127,14 @@ def steps_of_reading(
     video, frames = feed.manifest[decoding.row], decoding.frames
     window, source = feed.window(decoding), feed.source_for(video)
     _drop(video.path)
-    steps = {"read": _timed(lambda: _read_file(video.path))}
+    steps = {"read": timed(lambda: _read_file(video.path))}
     if feed.encoded:  # NVDEC decodes, in the graph
-        steps["index"] = _timed(lambda: index_of(video.path))
+        steps["index"] = timed(lambda: index_of(video.path))
         steps["decode"] = StepTime(0.0, 0.0)
-        steps["motion"] = _timed(lambda: feed.read_motion(video, frames))
+        steps["motion"] = timed(lambda: feed.read_motion(video, frames))
         return steps
     with open_video(video.path) as opened:  # to open it is a part of decoding
-        steps["index"] = _timed(lambda: frame_index(opened))
+        steps["index"] = timed(lambda: frame_index(opened))
 
     def pixels() -> object:
         return read_frames(video.path, frames, window=window)
@@ -133,13 +143,13 @@ def steps_of_reading(
         return feed.read(decoding)
 
     if source != "codec":
-        steps["decode"] = _timed(pixels)
-        steps["motion"] = _timed(lambda: feed.read_motion(video, frames))
+        steps["decode"] = timed(pixels)
+        steps["motion"] = timed(lambda: feed.read_motion(video, frames))
         return steps
     # In one pass with the pixels: what that takes more. Whoever goes second finds warmer caches, so
     # they take turns.
     order = (pixels, both) if pixels_first else (both, pixels)
-    times = {action: _timed(action) for action in order}
+    times = {action: timed(action) for action in order}
     steps["decode"] = times[pixels]
     steps["motion"] = times[both] + times[pixels] * -1
     return steps
@@ -149,13 +159,13 @@ def _both(
     feed: ClipFeed, number: int, *, steps_first: bool
 ) -> tuple[StepTime, dict[str, StepTime]]:
     """One decoding at once, and in steps; they take turns in going first."""
-    draw = _timed(lambda: feed.decoding(number))
+    draw = timed(lambda: feed.decoding(number))
     decoding = feed.decoding(number)
     path = feed.manifest[decoding.row].path
 
     def whole() -> StepTime:
         _drop(path)
-        return _timed(lambda: feed.sample(number))
+        return timed(lambda: feed.sample(number))
 
     if steps_first:
         steps = steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)
@@ -186,27 +196,26 @@ def _storage_speed(feed: ClipFeed) -> float:
     return num_bytes / (time.perf_counter() - begun)
 
 
-def _motion_bytes_a_frame(feed: ClipFeed) -> float | None:
+def _motion_bytes_a_frame(there: Apart) -> float | None:
     """As records of the motion store keep them, of a few clips."""
     num_bytes = num_frames = 0
     for place in range(SIZED_CLIPS):
-        decoding = feed.decoding(feed.number_of(place))
-        video = feed.manifest[decoding.row]
-        if feed.source_for(video) is None:
-            continue
         try:
-            field = feed.read_motion(video, decoding.frames)
-        except Exception:  # as above; it has been counted there
+            sizes = there(_motion_size, there.feed.number_of(place))
+        except UserError:  # it has been counted above
             continue
-        num_bytes += len(encode_field(b"", field))
-        num_frames += len(decoding.frames)
+        num_bytes, num_frames = num_bytes + sizes[0], num_frames + sizes[1]
     return num_bytes / num_frames if num_frames else None
 
 
-def _timed(action: Callable[[], object]) -> StepTime:
-    begun, cpu_begun = time.perf_counter(), time.thread_time()
-    action()
-    return StepTime(time.perf_counter() - begun, time.thread_time() - cpu_begun)
+def _motion_size(feed: ClipFeed, number: int) -> tuple[int, int]:
+    """Bytes and frames of a clip's motion; none if nothing looks at it."""
+    decoding = feed.decoding(number)
+    video = feed.manifest[decoding.row]
+    if feed.source_for(video) is None or decoding.row in feed.refused:
+        return 0, 0
+    field = feed.read_motion(video, decoding.frames)
+    return len(encode_field(b"", field)), len(decoding.frames)
 
 
 def _drop(path: Path) -> None:

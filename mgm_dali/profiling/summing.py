@@ -5,12 +5,12 @@ from mgm_dali.config import RunConfig
 from mgm_dali.masking import decoded_count, hidden_per_slice
 from mgm_dali.models.flops import forward_gflops
 from mgm_dali.profiling.advice import Facts
-from mgm_dali.profiling.clocks import StepTime
 from mgm_dali.profiling.computing import Computing
 from mgm_dali.profiling.costs import Costs
 from mgm_dali.profiling.feeding import Graph
 from mgm_dali.profiling.prepared import MADE_ANEW, Prepared
 from mgm_dali.profiling.reading import Reading
+from mgm_dali.profiling.step_time import StepTime
 
 __all__ = ["costs_of", "facts_of", "train_gflops"]
 
