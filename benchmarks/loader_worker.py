@@ -65,16 +65,18 @@ def transport(stretch: Stretch, clips: Clips, config: dict[str, Any]) -> Iterato
 
     from mgm_dali.config import RunConfig
     from mgm_dali.pipelines import Share, graph
+    from mgm_dali.pipelines.feed import ClipFeed
     from mgm_dali.pipelines.placement import Placement
     from mgm_dali.pipelines.pool import ClipPool
-    from mgm_dali.profiling.feeds import RememberingFeed
+    from mgm_dali.profiling.feeds import NUM_REMEMBERED, RememberingFeed
     from mgm_dali.video.manifest import read_manifest
 
     parsed = RunConfig.model_validate(config)
     manifest = read_manifest(config["data"]["train"])
-    feed = RememberingFeed(
-        manifest, parsed, "pretrain", Share(stretch.batch_size), motion_source="codec"
-    )
+    arguments = manifest, parsed, "pretrain", Share(stretch.batch_size)
+    reader = ClipFeed(*arguments, motion_source="codec")
+    samples = [reader.sample(reader.number_of(place)) for place in range(NUM_REMEMBERED)]
+    feed = RememberingFeed(*arguments, motion_source="codec", remembered=samples)
     placement = Placement(torch.device("cpu"), "cpu", "codec", "as all others here")
     pipeline = graph.partial_pipeline(feed, placement, ClipPool(feed), decoder=False)
     while True:

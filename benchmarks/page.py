@@ -27,9 +27,10 @@ END = "<!-- numbers: end -->"
 INTRODUCTION = """\
 A ratio says how many times better ours is than what it is compared with: above 1 ours is better,
 below 1 the other is. It is that of the medians of several rounds, in which all take turns; beside
-it stand the lowest and the highest of a single round. A goal is the least that was hoped for. How
-it is kept fair is in [benchmarks/README.md](../benchmarks/README.md). Each table says where and
-when it was measured: compare numbers within a table."""
+it stand the lowest and the highest of a single round, or nothing where there was but one. A goal is
+the least that was hoped for. How it is kept fair is in
+[benchmarks/README.md](../benchmarks/README.md). Each table says where and when it was measured:
+compare numbers within a table."""
 CHART = """\
 ![Ratios to others, by benchmark]({name})
 
@@ -120,7 +121,8 @@ def _row(row: Mapping[str, Any]) -> str:
     goal = ""
     if row["goal"] is not None:
         goal = f"{row['goal']:.3g}, {'met' if row['ratio'] >= row['goal'] else '**not met**'}"
-    return f"| {_cell(row['what'])} | {_cell(row['peer'])} | {ratio} | {low} to {high} | {goal} |"
+    rounds = "" if row["low"] == row["high"] else f"{low} to {high}"
+    return f"| {_cell(row['what'])} | {_cell(row['peer'])} | {ratio} | {rounds} | {goal} |"
 
 
 def _origin(found: Numbers) -> str:
@@ -128,9 +130,17 @@ def _origin(found: Numbers) -> str:
     gpus = ", ".join(found["gpus"]) or "no GPU"
     return (
         f"{found['cores']} cores of {_cell(found['cpu'])}, {gpus}, load "
-        f"{found['load_at_start'][0]:.1f} at the start; {found['date']}; commit "
-        f"`{found['commit']}`. Command: `{_command(found)}`"
+        f"{found['load_at_start'][0]:.1f} at the start; {found['date']}; {_commit(found)}. "
+        f"Command: `{_command(found)}`"
     )
+
+
+def _commit(found: Numbers) -> str:
+    name = found["commit"]
+    if name is None:
+        return "no checkout"
+    changed = ", with changes that were not committed" if name.endswith("+") else ""
+    return f"commit `{name.rstrip('+')}`{changed}"
 
 
 def _command(found: Numbers) -> str:

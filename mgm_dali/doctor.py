@@ -80,7 +80,11 @@ def _torchvision() -> Finding:
 
     if import_torchvision():
         return Finding("ok", importlib.metadata.version("torchvision"))
-    return Finding("ok", "its operators do not fit this PyTorch; none of them is needed")
+    return Finding(
+        "limited",
+        "its operators do not fit this PyTorch: detection's RoIAlign is a slower stand-in",
+        "for detection: install torchvision's build for the same CPU or CUDA as PyTorch's",
+    )
 
 
 def _dali() -> Finding:

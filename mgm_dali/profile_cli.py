@@ -29,7 +29,8 @@ def profile(
         typer.Option("--sweep", help="Try all values of overrides as workers=1,2,4 instead."),
     ] = False,
     plan: Annotated[
-        str | None, typer.Option(help='Hours, cores, storage of "8xH100 K400 800 epochs".')
+        list[str] | None,
+        typer.Option(help='Hours, cores, storage of "8xH100 K400 800 epochs"; several are fine.'),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; else OUTPUT_DIR/profile.")
@@ -42,7 +43,7 @@ def profile(
 
     if sweep and plan:
         raise typer.BadParameter("--plan needs a whole profile; leave out --sweep")
-    asked = read_plan(plan) if plan else None
+    asked = [read_plan(text) for text in plan or ()]
     if sweep:
         run_sweep(config, overrides or (), stage.value, seconds, output)
     else:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +28,7 @@ from mgm_dali.training.world import World, join_world
 
 __all__ = ["run_profile", "run_sweep"]
 
+PLACES = {"workers": "a worker", "graph": "graph", "computing": "computing"}
 MOST_ADVICE = 5
 BUSY_CORES = 0.3
 """Less is the noise of any machine."""
@@ -34,26 +36,29 @@ SUMS_AGREE = 0.1
 
 
 def run_profile(
-    config: RunConfig, stage: Stage, seconds: float, output: Path | None, asked: Asked | None
+    config: RunConfig, stage: Stage, seconds: float, output: Path | None, asked: Sequence[Asked]
 ) -> None:
     """Profiles a run, prints what was found, and writes profile.json, .png and trace.json.gz.
 
     They go to `output`, by default RUN/profile. The first rank alone says and writes anything.
     """
     device = choose_device(config)
-    if asked and (problem := why_not(asked, config, device.type)):
-        raise UserError(problem)
+    for one in asked:
+        if problem := why_not(one, config, device.type):
+            raise UserError(problem)
     console = Console(highlight=False)
     output = _folder(output or config.output_dir / "profile", join_world(device))
     found = profile_run(config, stage, seconds, lambda what: print_line(console, f"... {what}"))
     if found is None:
         return
     profile, time_line = found
-    plan = plan_in_words(make_plan(profile, asked)) if asked else []
+    plans = [make_plan(profile, one) for one in asked]
+    in_words = chain.from_iterable(map(plan_in_words, plans))
     print_table(console, _table(profile))
-    for line in (*_lines(profile), profile.sentence, *_advice(profile), *plan):
+    for line in (*_lines(profile), profile.sentence, *_advice(profile), *in_words):
         print_line(console, line)
-    write_whole(output / "profile.json", json.dumps(asdict(profile), indent=1) + "\n")
+    numbers = {**asdict(profile), "plans": [asdict(plan) for plan in plans]}
+    write_whole(output / "profile.json", json.dumps(numbers, indent=1) + "\n")
     save_figure(draw_profile(profile), output / "profile.png")
     write_time_line(time_line, output / "trace.json.gz")
     print_line(
@@ -122,16 +127,12 @@ def _table(profile: Profile) -> Table:
     table.add_column("part", no_wrap=True)
     for name in ("ms a clip", "CPU ms", "clips/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    places = {
-        "workers": ("a worker", costs.worker_steps, costs.worker),
-        "graph": ("graph", costs.graph_steps, costs.graph),
-        "computing": ("computing", costs.computing_steps, costs.computing),
-    }
-    for limit, (where, parts, whole) in places.items():
+    for place, (parts, whole) in costs.places.items():
         for name, step in parts.items():
             if step.seconds:
-                table.add_row(where, name, *_milliseconds(step), "")
-        table.add_row(where, "all of it", *_milliseconds(whole), f"{profile.limits[limit]:.1f}")
+                table.add_row(PLACES[place], name, *_milliseconds(step), "")
+        allowed = f"{profile.limits[place]:.1f}"
+        table.add_row(PLACES[place], "all of it", *_milliseconds(whole), allowed)
     return table
 
 
@@ -177,17 +178,14 @@ def _lines(profile: Profile) -> list[str]:
 
 def _uneven(profile: Profile) -> list[str]:
     """Says where parts do not sum to the whole: then something disturbed one of the two."""
-    costs = profile.costs
-    places = {
-        "a worker": (costs.worker_steps, costs.worker),
-        "computing": (costs.computing_steps, costs.computing),
-    }
     said = []
-    for name, (parts, whole) in places.items():
+    for place, (parts, whole) in profile.costs.places.items():
+        if place == "graph":  # its parts are shares of the whole, or run side by side
+            continue
         total = sum(step.seconds for step in parts.values())
         if abs(total - whole.seconds) > SUMS_AGREE * whole.seconds:
             said.append(
-                f"uneven     the parts of {name} take {1e3 * total:.1f} ms, all at once "
+                f"uneven     the parts of {PLACES[place]} take {1e3 * total:.1f} ms, all at once "
                 f"{1e3 * whole.seconds:.1f}: measure again when the machine is idle, or for longer"
             )
     return said

@@ -2,8 +2,9 @@
 
 A CPU build of PyTorch beside the torchvision wheel of the package index is such a pair: the wheel
 is linked against CUDA, its operators do not load, and `import torchvision` (which timm runs) dies
-with "operator torchvision::nms does not exist". Nothing here calls these operators, so the names
-that are looked up are declared, without an implementation: calling one still fails, loudly.
+with "operator torchvision::nms does not exist". So the names that are looked up are declared,
+without an implementation: calling one still fails, loudly. The one operator that is called here,
+RoIAlign in `models/detector.py`, is not among them: for it torchvision has a slower stand-in.
 """
 
 import torch

@@ -32,7 +32,7 @@ from mgm_dali.models.vit import (
     fixed_positions,
 )
 
-__all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder", "normalised_target"]
+__all__ = ["Autoencoder", "Decoder", "Encoder", "build_autoencoder"]
 
 
 class Encoder(TokenTrunk):
@@ -124,7 +124,7 @@ class Autoencoder(nn.Module):
         return F.mse_loss(predicted.float(), target)
 
     def reconstruct(self, video: Tensor, mask: Tensor, num_hidden: int | None = None) -> Tensor:
-        """The predicted tokens `[B, M, P]` float32, in the space of `normalised_target`."""
+        """The predicted tokens `[B, M, P]` float32: pixels normalised by `normalised_pixels`."""
         return self._predict(*self._split(video, mask, num_hidden)).float()
 
     def encode(
@@ -176,12 +176,6 @@ class Autoencoder(nn.Module):
 def build_autoencoder(config: ModelConfig) -> Autoencoder:
     """A new autoencoder of this size; its weights follow from torch's global random state."""
     return Autoencoder(config)
-
-
-def normalised_target(video: Tensor, mask: Tensor, num_hidden: int | None = None) -> Tensor:
-    """What `reconstruct` should give for `[B, C, T, H, W]` and `[B, N]`: `[B, M, P]` float32."""
-    _, hidden = split_tokens(mask, num_hidden)
-    return normalised_pixels(take_tokens(patchify(video), hidden))
 
 
 def _initialise_linear(module: nn.Module) -> None:

@@ -25,7 +25,7 @@ from mgm_dali.models.huggingface import (
 from mgm_dali.models.written_for import (
     WeightsError,
     WrittenFor,
-    printable,
+    escaped,
     read_arguments,
     read_description,
 )
@@ -171,10 +171,10 @@ def newest_weights(source: Path) -> Path:
 def _read_safetensors(path: Path) -> _Content:
     try:
         with safe_open(path, "pt") as file:
-            tensors = {printable(name): file.get_tensor(name) for name in file.keys()}
+            tensors = {escaped(name): file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        reason = printable(str(error))
+        reason = escaped(str(error))
         raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
     learned_on_images = metadata.get(LEARNED_ON) == "images"
     of_detector = metadata.get("network") == "detector"
@@ -193,14 +193,14 @@ def _read_pickle(path: Path) -> _Content:
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         found = (
-            f"it asks for {printable(culprit[1])}" if culprit else "it is not a checkpoint of torch"
+            f"it asks for {escaped(culprit[1])}" if culprit else "it is not a checkpoint of torch"
         )
         raise WeightsError(
             f"{path}: refused, for {found}, and only plain tensors are read; nothing of it was "
             "executed. Save the state dict alone: torch.save(model.state_dict(), ...)"
         ) from None
     except Exception as error:  # broken bytes make the unpickler fail in every way there is
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0])
+        reason = escaped((str(error).splitlines() or [type(error).__name__])[0])
         raise WeightsError(f"{path}: cannot be read: {reason}; copy or save it again") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected named tensors, found a {type(content).__name__}")
@@ -209,10 +209,10 @@ def _read_pickle(path: Path) -> _Content:
     arguments = content.get("args")
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
-    named = [(printable(str(name)), value) for name, value in entries.items()]
+    named = [(escaped(str(name)), value) for name, value in entries.items()]
     others = {name: "no tensor" for name, value in named if not isinstance(value, Tensor)}
     if container is not None:
-        others |= {printable(str(n)): "not the weights" for n in content if n != container}
+        others |= {escaped(str(n)): "not the weights" for n in content if n != container}
     return _Content(
         {name: value for name, value in named if isinstance(value, Tensor)},
         others,

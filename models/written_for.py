@@ -24,7 +24,7 @@ from mgm_dali.models.vit import BACKBONES
 __all__ = [
     "WeightsError",
     "WrittenFor",
-    "printable",
+    "escaped",
     "read_arguments",
     "read_description",
     "read_model_config",
@@ -207,7 +207,7 @@ def _of_huggingface(tree: dict[str, Any], path: Path) -> WrittenFor:
         norm_epsilon=found.layer_norm_eps,
         mean_pooling=found.use_mean_pooling,
         normalised_target=found.norm_pix_loss,
-        transformers_version=printable(found.transformers_version or ""),
+        transformers_version=escaped(found.transformers_version or ""),
     )
 
 
@@ -219,7 +219,7 @@ def _of_timm(tree: dict[str, Any], path: Path) -> WrittenFor:
     mean, std = found.pretrained_cfg.mean, found.pretrained_cfg.std
     return WrittenFor(
         str(path),
-        architecture=printable(found.architecture),
+        architecture=escaped(found.architecture),
         pixel_mean=None if mean is None else tuple(mean),
         pixel_std=None if std is None else tuple(std),
         **_timm_layers(found.architecture) | found.model_args.model_dump(exclude_none=True),
@@ -262,13 +262,16 @@ def _problem(error: ValidationError) -> str:
     """The first thing that is wrong: key, what is expected, what was found."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
-    message = printable(first["msg"].removeprefix("Value error, "))
+    message = escaped(first["msg"].removeprefix("Value error, "))
     found = f"{first['input']!r:.40}"
-    return f"{printable(key)}: {message}, found {found}" if key else message
+    return f"{escaped(key)}: {message}, found {found}" if key else message
 
 
-def printable(text: str) -> str:
-    """Text from a file with its control characters as escapes; a backslash is doubled."""
+def escaped(text: str) -> str:
+    """Text from a file, with escapes where it cannot be printed; two texts never become one.
+
+    `in_words.printable` is easier to read, and does not keep a backslash apart from an escape.
+    """
     return text if text.isprintable() and "\\" not in text else ascii(text)[1:-1]
 
 

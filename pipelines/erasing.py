@@ -13,7 +13,7 @@ from mgm_dali.uniforms import uniform_integers, uniforms
 
 __all__ = ["erase"]
 
-BOX_STREAM, NOISE_STREAM, WINDOW_STREAM = 5, 6, 7  # masks take theirs from streams 0 to 4
+BOX_STREAM, NOISE_STREAM, WINDOW_STREAM = 5, 6, 7  # masks take theirs from streams 0 to 2
 
 AREAS = (0.02, 1 / 3)
 """Of the box, as a share of the frame."""
@@ -46,7 +46,8 @@ def _boxes(seed: Tensor, probability: float, height: int, width: int) -> Tensor:
     numbers = uniforms(seed, BOX_STREAM, 3 + 2 * TRIES).double()
     chosen, down, right = numbers[:, :3].unbind(1)
     areas, aspects = numbers[:, 3:].view(-1, 2, TRIES).unbind(1)
-    area = torch.lerp(areas.new_tensor(AREAS[0]), areas.new_tensor(AREAS[1]), areas)
+    least, most = (areas.new_full((), area) for area in AREAS)  # `new_tensor` waits for a GPU
+    area = torch.lerp(least, most, areas)
     aspect = (LOG_ASPECTS[0] + (LOG_ASPECTS[1] - LOG_ASPECTS[0]) * aspects).exp()
     heights = (area * height * width * aspect).sqrt().round()
     widths = (area * height * width / aspect).sqrt().round()

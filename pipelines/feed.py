@@ -34,7 +34,7 @@ from mgm_dali.video.reader import VideoError, read_frames
 from mgm_dali.video.window import Window
 from mgm_dali.video.workers import reason_of
 
-__all__ = ["BLANK", "NO_FILE", "OUTPUTS", "ClipFeed", "reason_text"]
+__all__ = ["BLANK", "NO_FILE", "OUTPUTS", "REASON_BYTES", "ClipFeed", "reason_bytes", "reason_text"]
 
 OUTPUTS = (  # of T frames, from which R clips are cut, changed by RandAugment in L layers
     "pixels",  # uint8 [T, h, w, 3] what the clips show of the frames, or the file's bytes for NVDEC
@@ -295,7 +295,7 @@ class ClipFeed:
             "operations": np.stack([cut.operations for cut in cuts]),
             "levels": np.stack([cut.levels for cut in cuts]),
             "facts": np.array(facts, np.int64),
-            "reason": _reason_bytes(reason),
+            "reason": reason_bytes(reason),
         }
         return tuple(arrays[name] for name in self.outputs)
 
@@ -316,7 +316,8 @@ def reason_text(reason: Sequence[int]) -> str:
     return bytes(reason).rstrip(b"\0").decode(errors="replace")
 
 
-def _reason_bytes(reason: str) -> NDArray[np.uint8]:
+def reason_bytes(reason: str) -> NDArray[np.uint8]:
+    """The output "reason", uint8 `[REASON_BYTES]`: as much of it as fits."""
     text = np.zeros(REASON_BYTES, np.uint8)
     encoded = reason.encode(errors="replace")[:REASON_BYTES]
     text[: len(encoded)] = np.frombuffer(encoded, np.uint8)

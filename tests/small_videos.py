@@ -6,10 +6,13 @@ from typing import Any
 
 from videos import Clip
 
+from mgm_dali.motion import MotionField
+from mgm_dali.motion.records import encode_field
+from mgm_dali.motion.store import MotionStoreWriter
 from mgm_dali.video.manifest import Manifest, Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 
-__all__ = ["NUM_FRAMES", "manifest_of", "write_video"]
+__all__ = ["NUM_FRAMES", "keep", "manifest_of", "write_video"]
 
 NUM_FRAMES = 20
 
@@ -28,3 +31,8 @@ def manifest_of(path: Path, videos: list[Path]) -> Manifest:
     rows = [Video(path=video, label=None, **vars(probe(video))) for video in videos]
     write_manifest(path, rows, ())
     return read_manifest(path)
+
+
+def keep(writer: MotionStoreWriter, key: bytes, field: MotionField) -> None:
+    """The field into the store that is being written."""
+    writer.add_record(key, encode_field(key, field))

@@ -17,8 +17,14 @@ from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import ModelConfig
 from mgm_dali.models import BACKBONES, Autoencoder, build_autoencoder
 from mgm_dali.models.attention import Attention
-from mgm_dali.models.autoencoder import normalised_target
-from mgm_dali.models.patches import patch_statistics, patchify, split_tokens, unpatchify
+from mgm_dali.models.patches import (
+    normalised_pixels,
+    patch_statistics,
+    patchify,
+    split_tokens,
+    take_tokens,
+    unpatchify,
+)
 
 
 @pytest.fixture(scope="module", params=EVERY_BACKBONE)
@@ -174,6 +180,12 @@ def test_bfloat16_gives_nearly_the_same_loss(autoencoder: Autoencoder) -> None:
     assert copy.deepcopy(autoencoder).bfloat16()(video, mask).item() == pytest.approx(
         exact, rel=0.02
     )
+
+
+def normalised_target(video: Tensor, mask: Tensor) -> Tensor:
+    """What `reconstruct` should give: `[B, M, P]`."""
+    _, hidden = split_tokens(mask)
+    return normalised_pixels(take_tokens(patchify(video), hidden))
 
 
 def test_the_target_has_mean_0_and_deviation_1_in_every_token_and_channel() -> None:

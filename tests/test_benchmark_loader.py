@@ -23,8 +23,8 @@ from mgm_dali.clips.batch import IMAGENET_MEAN, IMAGENET_STD
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines.feed import ClipFeed
-from mgm_dali.profiling import feeds
 from mgm_dali.profiling.clocks import cpu_seconds
+from mgm_dali.profiling.feeds import RememberingFeed
 from mgm_dali.video.manifest import read_manifest
 from mgm_dali.video.reader import read_frames
 
@@ -127,21 +127,19 @@ def test_a_tube_mask_hides_the_same_patches_in_every_slice():
     assert (mask == mask[0]).all() and int(mask[0].sum()) == 176
 
 
-def test_the_remembering_feed_decodes_a_few_clips_and_no_more(moving_shapes, monkeypatch):
-    decoded, read = [], ClipFeed.read
-
-    def counted(self, decoding):
-        decoded.append(decoding.row)
-        return read(self, decoding)
-
-    monkeypatch.setattr(ClipFeed, "read", counted)
-    monkeypatch.setattr(feeds, "NUM_REMEMBERED", 3)
-    manifest = read_manifest(moving_shapes)
-    config = RunConfig.model_validate(tree(moving_shapes))
-    feed = feeds.RememberingFeed(manifest, config, "pretrain", Share(6), motion_source="codec")
-    samples = [feed.sample(number) for number in range(9)]
-    assert len(decoded) == 3
-    assert len({sample[0].tobytes() for sample in samples[3:]}) == 3
+def test_the_remembering_feed_hands_its_samples_over_and_reads_nothing(moving_shapes, monkeypatch):
+    arguments = (
+        read_manifest(moving_shapes),
+        RunConfig.model_validate(tree(moving_shapes)),
+        *("pretrain", Share(6)),
+    )
+    reader = ClipFeed(*arguments, motion_source="codec")
+    samples = [reader.sample(number) for number in range(3)]
+    monkeypatch.delattr(ClipFeed, "read")
+    feed = RememberingFeed(*arguments, motion_source="codec", remembered=samples)
+    handed = [feed.sample(number)[0] for number in range(9)]
+    counts = [sum(pixels is sample[0] for pixels in handed) for sample in samples]
+    assert counts == [3, 3, 3]
 
 
 @contextmanager

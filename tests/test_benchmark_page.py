@@ -72,6 +72,12 @@ def test_every_ratio_stands_on_the_page_and_is_judged_by_its_goal(tmp_path, writ
     assert text.index("### motion") < text.index("### end to end")
 
 
+def test_one_round_is_not_shown_as_several(tmp_path, written):
+    once = ratios.ratio_row("ours", "theirs", Ratio(2.0, 2.0, 2.0), None)
+    write_numbers(tmp_path / "numbers", "motion", [once])
+    assert ["ours", "theirs", "2", "", ""] in cells_of(written("motion"))
+
+
 def test_a_script_that_has_not_run_is_said_to_be_missing(tmp_path, written):
     write_numbers(tmp_path / "numbers", "motion", [row()])
     text = written("motion", "mask_merit")
@@ -99,7 +105,7 @@ def test_each_table_tells_machine_date_commit_and_command(tmp_path, written):
     head |= {"gpus": ["Some GPU"], "omp_wait_policy": "PASSIVE"}
     write_numbers(tmp_path / "numbers", "loader", [row()], **head)
     text = written("loader")
-    for value in ("Some CPU", "Some GPU", "2031-02-03T04:05:06", "`abc123+`"):
+    for value in ("Some CPU", "Some GPU", "2031-02-03T04:05:06", "`abc123`, with changes"):
         assert value in text
     assert "OMP_WAIT_POLICY=PASSIVE python benchmarks/loader.py --videos clips --rounds 2" in text
     assert "/home/me" not in text, "no folder of the machine"

@@ -13,7 +13,8 @@ from rounds import Ratio, Timings
 from scaling import BASE, Setting
 from turns import CLIPS, CPU, WALL
 
-from mgm_dali.video.reader import index_frames, probe
+from mgm_dali.video.frame_index import index_of
+from mgm_dali.video.reader import probe
 
 
 def settings_for(monkeypatch, *arguments):
@@ -58,7 +59,7 @@ def test_a_made_video_has_the_length_size_and_key_frames_of_its_form(tmp_path):
     path = clips.make_video(tmp_path, 0, clips.Form(seconds=2, lines=300, gop=16))
     found = probe(path)
     assert (found.width, found.height, found.num_frames) == (400, 300, 60)
-    assert len(index_frames(path).key_pts) == 4
+    assert len(index_of(path).key_pts) == 4
 
 
 def test_a_setting_that_costs_more_than_the_base_has_a_ratio_below_1():

@@ -17,8 +17,8 @@ import peers
 import rounds
 from videos import Clip
 
+from mgm_dali.video.frame_index import index_of
 from mgm_dali.video.manifest import Video
-from mgm_dali.video.reader import index_frames
 
 OURS = peers.Worker(Path(sys.executable), {})
 FAST = rounds.Contender("fast", "ours", "any")
@@ -196,5 +196,5 @@ def test_what_is_made_is_what_is_said(tmp_path):
     (video,), left_out = clips.open_videos(clips.make_videos(tmp_path, 1), 12)
     assert not left_out
     assert (video.width, video.height, video.codec, video.num_frames) == (340, 256, "h264", 300)
-    index = index_frames(video.path)
+    index = index_of(video.path)
     assert len(index.key_pts) == 2, "groups of 250 frames"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_videos import keep
 from videos import CLIPS, Clip, medians, shared
 
 from mgm_dali.motion import MOTION_SOURCES, MotionField, codec
@@ -61,7 +62,7 @@ def read(tmp_path: Path) -> Read:
         if source == "store":
             resource = tmp_path / "store"
             with MotionStoreWriter(resource, 0, 1) as writer:
-                writer.add(fingerprint(path), codec.read_motion(path))
+                keep(writer, fingerprint(path), codec.read_motion(path))
         return MOTION_SOURCES[source](path, frames, resource)
 
     return read_by

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_videos import write_video
+from small_videos import keep, write_video
 
 from mgm_dali.motion import MOTION_SOURCES, MotionField, codec, shard
 from mgm_dali.motion.store import (
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, videos: list[Path]) -> Path:
     for number in (0, 1):
         with MotionStoreWriter(tmp_path / "motion", number, 2) as writer:
             for path in videos[number::2]:
-                writer.add(fingerprint(path), codec.read_motion(path))
+                keep(writer, fingerprint(path), codec.read_motion(path))
     return tmp_path / "motion"
 
 
@@ -91,7 +91,7 @@ def test_every_value_of_int16_is_kept(tmp_path: Path) -> None:
     vectors = rng.integers(-(2**15), 2**15, (33, 5, 3, 2), dtype=np.int16)
     field = MotionField(vectors, rng.random(33) < 0.5)
     with MotionStoreWriter(tmp_path / "motion", 0, 1) as writer:
-        writer.add(fingerprint(path), field)
+        keep(writer, fingerprint(path), field)
     assert same(MotionStore(tmp_path / "motion").read_motion(path), field)
 
 
@@ -223,7 +223,7 @@ def test_a_shard_that_was_cut_short_is_told_not_fatal(folder: Path, videos: list
         np.ones(300, bool),
     )
     with MotionStoreWriter(folder, 0, 2) as writer:
-        writer.add(b"big", big)
+        keep(writer, b"big", big)
     os.truncate(folder / "shard-00000-of-00002.lmdb", 100_000)
     with pytest.raises(StoreError, match="is cut short"):
         MotionStore(folder).read_motion(videos[0])
@@ -270,7 +270,7 @@ def test_a_shard_outgrows_its_first_map(tmp_path: Path, monkeypatch: pytest.Monk
     with MotionStoreWriter(tmp_path / "motion", 0, 1) as writer:
         for number in range(8):
             vectors = rng.integers(-(2**15), 2**15, (4, 50, 50, 2), dtype=np.int16)
-            writer.add(b"%d" % number, MotionField(vectors, np.ones(4, bool)))
+            keep(writer, b"%d" % number, MotionField(vectors, np.ones(4, bool)))
             writer.commit()
         assert all(writer.has(b"%d" % number) for number in range(8))
     with MotionStoreWriter(tmp_path / "motion", 1, 2) as writer:
@@ -284,10 +284,10 @@ def test_a_full_disk_is_one_clear_error_and_what_is_written_stays(
     folder = tmp_path / "motion"
     writer = MotionStoreWriter(folder, 0, 1)
     with pytest.raises(StoreError, match=r"the disk is full: 1 MB are free.*run the same"), writer:
-        writer.add(fingerprint(videos[0]), codec.read_motion(videos[0]))
+        keep(writer, fingerprint(videos[0]), codec.read_motion(videos[0]))
         writer.commit()
         monkeypatch.setattr(shard, "_free_bytes", lambda _: 1_000_000)
-        writer.add(fingerprint(videos[1]), codec.read_motion(videos[1]))
+        keep(writer, fingerprint(videos[1]), codec.read_motion(videos[1]))
     monkeypatch.undo()
     assert same(MotionStore(folder).read_motion(videos[0]), codec.read_motion(videos[0]))
     with MotionStoreWriter(folder, 0, 1) as writer:
@@ -324,11 +324,12 @@ def test_a_write_that_the_system_refuses_leaves_what_was_written(tmp_path: Path)
 WRITING_FOR_EVER = """
 import sys, itertools
 import numpy as np
+from mgm_dali.motion.records import encode_field
 from mgm_dali.motion.store import MotionField, MotionStoreWriter
 with MotionStoreWriter(sys.argv[1], 0, 1) as writer:
     for number in itertools.count():
-        vectors = np.full((20, 60, 60, 2), number, np.int16)
-        writer.add(b"%d" % number, MotionField(vectors, np.ones(20, bool)))
+        field = MotionField(np.full((20, 60, 60, 2), number, np.int16), np.ones(20, bool))
+        writer.add_record(b"%d" % number, encode_field(b"%d" % number, field))
         writer.commit()
         print(number, flush=True)
 """
@@ -343,6 +344,6 @@ def test_a_killed_writer_leaves_all_that_it_had_committed(tmp_path: Path) -> Non
         last = int([*said, *process.stdout][-1])
     with MotionStoreWriter(folder, 0, 1) as writer:
         assert all(writer.has(b"%d" % number) for number in range(last + 1))
-        writer.add(b"one more", MotionField(np.ones((1, 1, 1, 2), np.int16), np.ones(1, bool)))
+        keep(writer, b"one more", MotionField(np.ones((1, 1, 1, 2), np.int16), np.ones(1, bool)))
         writer.commit()
         assert writer.has(b"one more")

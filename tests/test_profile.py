@@ -175,7 +175,7 @@ def test_the_parts_sum_to_the_whole_within_a_tenth(tmp_path, small_videos):
 def test_the_time_line_has_the_ranges_of_a_step_and_a_row_for_each_reader(slow_to_compute):
     events = slow_to_compute[1]["traceEvents"]
     names = [event.get("name") for event in events]
-    for name in ("wait for clips", "mask and forward", "forward", "backward", "optimiser"):
+    for name in ("wait for clips", "loss", "forward", "backward", "optimiser"):
         assert names.count(name) >= 1
     reads = [event for event in events if event.get("name") == "read a clip"]
     assert len({event["tid"] for event in reads}) == 1  # one worker process

@@ -4,11 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from mgm_dali.profiling.advice import Facts, Found, advise, in_a_sentence
-from mgm_dali.profiling.costs import Costs, Machine, find_bound, limits
+from mgm_dali.profiling.advice import Facts, advise, in_a_sentence
+from mgm_dali.profiling.costs import Costs, Machine, RankFound, as_found, find_bound, limits
 from mgm_dali.profiling.step_time import StepTime
 
-NO_FACTS = Facts(1, 7, 1, True, "store", None, None)
+TO_STORE = "mgm-dali extract, then data.motion_store=STORE"
+NO_FACTS = Facts(
+    repeats=1,
+    batch_size=7,
+    accumulate_steps=1,
+    has_global_batch=True,
+    motion_source="store",
+    to_store=TO_STORE,
+    prepared=None,
+    prepared_bytes=1.0,
+    half_decoded=None,
+)
 FILE_BYTES = 1000
 UNLIMITED = 1e12
 
@@ -98,13 +109,20 @@ def test_exhausted_cores_are_told_from_too_few_workers():
     assert not find_bound(slow, replace(ROOMY, num_workers=1)).cores_exhausted
 
 
+def as_promised(costs, machine):
+    """A run that does what the model says."""
+    bound = find_bound(costs, machine)
+    waits = {"computing": 0.0, "cores": 0.1}.get(bound.limit, 0.5)
+    return RankFound(bound.clips_per_second, waits)
+
+
 def changes_of(costs, machine, facts=NO_FACTS):
-    return {one.change: one for one in advise(costs, machine, facts)}
+    return {one.change: one for one in advise(costs, machine, as_promised(costs, machine), facts)}
 
 
 def test_more_workers_are_advised_while_cores_are_free_and_no_more_than_pay():
     costs = costs_of(reading=0.1)  # computing takes 100 clips/s: ten workers feed it
-    (best, *_) = advise(costs, replace(ROOMY, num_workers=1), NO_FACTS)
+    (best, *_) = changes_of(costs, replace(ROOMY, num_workers=1)).values()
     assert best.change == "data.num_workers=10"
     assert best.gain == pytest.approx(10)
     assert not best.alters_training
@@ -146,21 +164,27 @@ def test_what_preparing_gains_follows_from_what_was_tried():
 def test_a_store_spares_the_time_of_motion_but_for_a_millisecond():
     facts = replace(NO_FACTS, motion_source="codec")
     found = changes_of(costs_of(reading=0.1), replace(ROOMY, num_workers=1), facts)
-    gain = next(one.gain for change, one in found.items() if "motion_store" in change)
-    assert gain == pytest.approx(0.1 / (0.1 - 0.01 + 0.001))
+    assert found[TO_STORE].gain == pytest.approx(0.1 / (0.1 - 0.01 + 0.001))
 
 
 def test_what_changes_the_training_is_called_so_and_comes_last():
-    facts = Facts(1, 8, 1, False, "codec", StepTime(0.9, 0.9), 0.8)
+    facts = replace(
+        NO_FACTS,
+        batch_size=8,
+        has_global_batch=False,
+        motion_source="codec",
+        prepared=StepTime(0.9, 0.9),
+        half_decoded=0.8,
+    )
     for costs in (costs_of(reading=0.4), costs_of(computing=0.5)):
-        flags = [one.alters_training for one in advise(costs, ROOMY, facts)]
+        flags = [one.alters_training for one in changes_of(costs, ROOMY, facts).values()]
         assert flags == sorted(flags) and flags
     found = changes_of(costs_of(computing=0.5, averaging=0.1), ROOMY, facts)
     assert set(found) == {"mask.decoded_share=0.5", "training.accumulate_steps=2"}
 
 
 def test_no_accumulation_is_advised_where_it_follows_from_the_global_batch():
-    facts = Facts(1, 8, 4, True, None, None, None)
+    facts = replace(NO_FACTS, batch_size=8, accumulate_steps=4)
     assert changes_of(costs_of(computing=0.5, averaging=0.5), ROOMY, facts) == {}
 
 
@@ -172,7 +196,40 @@ def test_repeats_are_only_advised_where_they_divide_the_batch():
 
 
 def test_nothing_is_advised_that_would_not_be_noticed():
-    assert advise(costs_of(), ROOMY, replace(NO_FACTS, prepared=StepTime(0.1, 0.1))) == []
+    assert changes_of(costs_of(), ROOMY, replace(NO_FACTS, prepared=StepTime(0.1, 0.1))) == {}
+
+
+def test_no_reading_is_advised_to_a_run_that_never_waits_whatever_the_model_says():
+    slow = costs_of(reading=0.089, computing=0.009)  # 8 workers: 90 clips/s, computing 111
+    assert "data.num_workers=10" in changes_of(slow, ROOMY)
+    never_waits = RankFound(100.0, data_wait_share=0.02)
+    assert advise(slow, ROOMY, never_waits, NO_FACTS) == []
+
+
+def test_a_run_that_waits_is_advised_what_its_reading_lacks_whatever_the_model_says():
+    quick = costs_of(reading=0.079, computing=0.01)  # 8 workers: 101 clips/s, computing 100
+    assert changes_of(quick, ROOMY) == {}
+    found = RankFound(80.0, data_wait_share=0.5)
+    (best,) = advise(quick, ROOMY, found, NO_FACTS)
+    assert best.change == "data.num_workers=10", "each reads 10 clips/s, not 12.6"
+    assert best.gain * found.clips_per_second == pytest.approx(100)
+
+
+@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(("wait_share", "more"), [(0.5, 0.7), (0.01, 1.2), (0.1, 1.0)])
+def test_held_to_what_was_found_the_model_says_just_that(bound, wait_share, more):
+    costs, machine, *_, rate = bound
+    found = RankFound(more * rate, wait_share)
+    assert find_bound(*as_found(costs, machine, found)).clips_per_second == pytest.approx(
+        more * rate
+    )
+
+
+def test_reading_that_seems_to_wait_longer_than_it_takes_is_still_advised_faster_storage():
+    noisy = costs_of(reading=0.005, waiting=0.2)  # the step alone was slower than the whole
+    noisy = replace(noisy, worker=StepTime(0.19, 0.005))
+    found = changes_of(noisy, ROOMY)
+    assert found["files on faster storage"].gain == pytest.approx(0.19 / 8 / 0.01)
 
 
 WORDS = {
@@ -188,8 +245,9 @@ WORDS = {
 def test_the_sentence_names_the_bound_its_step_and_the_best_change(
     costs, machine, place, step, rate
 ):
-    advice = advise(costs, machine, NO_FACTS)
-    said = in_a_sentence(costs, machine, Found(0.9 * rate, 0.1), advice)
+    found = RankFound(0.9 * rate, 0.1)
+    advice = advise(costs, machine, found, NO_FACTS)
+    said = in_a_sentence(costs, machine, found, advice)
     assert WORDS[place] in said and step in said
     assert f"{0.9 * rate:.3g} clips/s" in said, "of what was found, not of what the model says"
     free = [one for one in advice if not one.alters_training]
@@ -202,5 +260,5 @@ def test_the_sentence_names_the_bound_its_step_and_the_best_change(
 
 def test_the_sentence_says_where_the_parts_do_not_explain_what_was_found():
     costs = costs_of(computing=0.5)
-    said = in_a_sentence(costs, ROOMY, Found(1.0, 0.0), [])
+    said = in_a_sentence(costs, ROOMY, RankFound(1.0, 0.0), [])
     assert "The parts alone promise 2" in said

@@ -97,7 +97,7 @@ def test_ranks_with_other_lists_of_videos_are_refused(moving_shapes, tmp_path):
         f"data.train={tmp_path}/set-$RANK/videos.csv",
     )
     assert status == 1
-    assert output.count("this is another list of videos than on the machine of rank 0") == 1
+    assert output.count("is another than on the machine of rank 0; give all machines the same") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -9,7 +9,7 @@ from recipes import PRETRAINING, RECIPES, ROOT, config_of, data_of, head_of
 from mgm_dali.config import RunConfig, load_config
 from mgm_dali.masking import MASKS
 from mgm_dali.models.flops import forward_gflops
-from mgm_dali.training.schedule import peak_lr
+from mgm_dali.training.schedule import cosine_schedule, peak_lr, total_steps
 
 ABLATIONS = [name for name in RECIPES if name.startswith("ablation/")]
 
@@ -92,17 +92,29 @@ def test_pretraining_has_the_papers_values(name: str) -> None:
         assert config.model.name == (f"vit_{size}" if size else "timesformer_base")
 
 
-def test_the_fast_recipe_sees_as_many_clips_in_as_many_steps_at_the_same_rate() -> None:
+def rates_of(config: RunConfig, num_videos: int) -> list[float]:
+    """The learning rate of every step, on that many videos."""
+    training = config.training
+    assert training.global_batch is not None
+    videos_a_step = training.global_batch // config.augment.repeats
+    group: dict[str, Any] = {"params": []}
+    schedule = cosine_schedule([group], training, num_videos, videos_a_step)
+    rates = []
+    for step in range(total_steps(training, num_videos, videos_a_step)):
+        schedule.step_update(step)
+        rates.append(group["lr"])
+    return rates
+
+
+def test_the_fast_recipe_sees_as_many_clips_in_as_many_steps_at_the_same_rates() -> None:
     base, fast = config_of("pretrain/k400_vitb_mgm"), config_of("pretrain/k400_vitb_mgm_fast")
     repeats, batch = fast.augment.repeats, fast.training.global_batch
     assert batch == base.training.global_batch and repeats == 4
     for length in ("epochs", "warmup_epochs"):
         shorter, whole = getattr(fast.training, length), getattr(base.training, length)
         assert shorter * repeats == whole, "an epoch shows each video as often as it is repeated"
-    peaks = [
-        peak_lr(config.training.base_lr, batch // config.augment.repeats) for config in (base, fast)
-    ]
-    assert peaks[0] == pytest.approx(peaks[1])
+    rates = rates_of(base, num_videos=1024)
+    assert len(rates) == 1600 and rates_of(fast, num_videos=1024) == pytest.approx(rates, rel=1e-9)
     changed = {"augment", "training", "output_dir"}
     assert base.model_dump(exclude=changed) == fast.model_dump(exclude=changed)
 

@@ -101,6 +101,25 @@ def test_the_run_line_works_as_it_is_written(name: str) -> None:
         assert (config.data.motion_store is not None) == looks_at_motion
 
 
+RANKS = {"--nnodes=2:4": (16, 24, 32), "-np 8": (8,)}
+"""Of the lines for several machines that start others than four machines of eight."""
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_the_lines_for_several_machines_start_every_pretraining(name: str) -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", "")
+    part = page.partition("## Four machines")[2].partition("## In a container")[0]
+    code = "".join(re.findall(r"```sh\n(.*?)```", part, re.DOTALL))
+    lines = [line.partition("  #")[0] for line in code.splitlines() if "pretrain CONFIG" in line]
+    assert len(lines) == 7
+    for line in lines:
+        config = load_config(RECIPES[name], line.partition(" CONFIG")[2].split())
+        for ranks in next((found for word, found in RANKS.items() if word in line), (32,)):
+            training = with_accumulation(config, ranks).training
+            each = training.batch_size * training.accumulate_steps
+            assert each * ranks == training.global_batch, line
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_heads_figures_are_what_the_code_computes(name: str) -> None:
     head, config, stage = head_of(name), config_of(name), command_of(name)[3]

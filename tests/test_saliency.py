@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_videos import manifest_of
+from small_videos import keep, manifest_of
 from videos import CLIPS, SQUARE_PIXELS, Clip
 
 from mgm_dali.cli import main
@@ -234,7 +234,7 @@ def test_the_command_reads_a_store_and_subtracts_the_camera(command, tmp_path):
     from mgm_dali.motion.store import MotionStoreWriter, fingerprint
 
     with MotionStoreWriter(tmp_path / "store", 0, 1, source="codec") as writer:
-        writer.add(fingerprint(tmp_path / "a.mp4"), read_motion(tmp_path / "a.mp4"))
+        keep(writer, fingerprint(tmp_path / "a.mp4"), read_motion(tmp_path / "a.mp4"))
     ratios = []
     for options in ((), ("--store", "store"), ("--store", "store", "--subtract-camera")):
         status, out, err = command("videos.csv", "boxes.csv", *options, cwd=tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_videos import manifest_of, write_video
+from small_videos import keep, manifest_of, write_video
 from typer.testing import CliRunner
 
 from mgm_dali.cli import app
@@ -136,7 +136,7 @@ def test_a_field_that_is_not_the_videos_is_said_and_never_replaced(
     forged = field.vectors.copy()
     forged[5, 3, 3] += 1
     with MotionStoreWriter(folder, 0, 1) as writer:
-        writer.add(fingerprint(path), MotionField(forged, field.valid, field.known))
+        keep(writer, fingerprint(path), MotionField(forged, field.valid, field.known))
     assert check(manifest, folder) == (NUM_VIDEOS - 1, {"different": [path]})
     error = call(manifest, folder, "--repair")
     assert "not whole yet: 1 other when made anew: a decoder has changed" in str(error)

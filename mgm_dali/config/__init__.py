@@ -1,7 +1,8 @@
 """A run is one tree of frozen values, filled strictly from YAML and `key=value` overrides.
 
 `load_config("configs/smoke/pretrain.yaml", ["mask.ratio=0.9"])` gives a `RunConfig`; all its keys
-are in `schema.py`, the network's in `model.py`.
+are in `schema.py`, the network's in `model.py`, those of training, probes and detection in
+`training.py`, `probe.py` and `detection.py`.
 """
 
 from mgm_dali.config.detection import DetectionConfig

@@ -1,7 +1,7 @@
-"""Every key of a configuration but those of the network and of training: type, range, meaning.
+"""Every key but those of the network, training, probes and detection: type, range, meaning.
 
-The values are frozen. Units live in the names; a path is relative to the folder the command runs
-in.
+Those are in `model.py`, `training.py`, `probe.py` and `detection.py`. The values are frozen. Units
+live in the names; a path is relative to the folder the command runs in.
 """
 
 from pathlib import Path
@@ -120,8 +120,10 @@ class MotionConfig(Section):
     """`auto` takes the store if `data.motion_store` is set, else the codec's vectors, live. The
     flow of a network or of a GPU (`raft`, `optical_flow`) is extracted into a store first."""
     without_vectors: Literal["error", "block_matching", "dis_flow", "ignore"] = "error"
-    """For videos of which FFmpeg gives none (HEVC, VP8, VP9, AV1): refuse them, estimate their
-    motion, or let their clips be masked by simulated motion."""
+    """For videos whose codec is one of which FFmpeg gives none (HEVC, VP8, VP9, AV1), read live:
+    refuse them, estimate their motion, or let their clips be masked by simulated motion, as those
+    of any other file without vectors are. (`mgm-dali extract --without-vectors` goes by whether it
+    found any in the file.)"""
     accumulate: Literal["auto", "frame", "window"] = "auto"
     """Motion of the sampled frame alone since the frame before it (`frame`, as in the paper), or
     since the sampled frame before it, followed through all frames between (`window`), which must
@@ -200,8 +202,10 @@ class RunConfig(Section):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where augmentation, masks and the network run."""
     decode: Literal["auto", "nvdec", "cpu"] = "auto"
-    """Where video is decoded; `auto` is nvdec on a GPU when no vectors have to be read live: when a
-    motion store is given, or nothing looks at motion."""
+    """Where video is decoded; `auto` is nvdec on a GPU when no vectors have to be read live (a
+    motion store is given, or nothing looks at motion) and NVDEC takes every file: one VP9 or AVI
+    moves the whole run to the CPU. mgm_dali/pipelines/placement.py has all conditions, the log's
+    first lines say which decided."""
     data: DataConfig = DataConfig()
     clip: ClipConfig = ClipConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -23,8 +23,8 @@ class TrainingConfig(Section):
     accumulate_steps: int = Field(1, ge=1)
     """Forward passes per optimiser step; global batch = batch_size * accumulate_steps * ranks."""
     global_batch: int | None = Field(None, ge=1)
-    """Clips per optimiser step of all ranks together. If it is set, `accumulate_steps` follows from
-    it, so that a run can go on with more or fewer ranks."""
+    """Clips per optimiser step of all ranks together, a multiple of `batch_size` x ranks. If it is
+    set, `accumulate_steps` follows from it, so that a run can go on with more or fewer ranks."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Numbers the network computes in; the optimiser always keeps float32 weights. `auto` is bf16
     on a GPU and on CPUs that have instructions for it, else fp32, which is faster there. `fp16`
@@ -83,8 +83,11 @@ class TrainingConfig(Section):
     grace_seconds: float = Field(60.0, gt=0)
     """After SIGTERM, the time to finish the step and save. Then the process ends without."""
     hang_seconds: float = Field(900.0, gt=0)
-    """Longest that any rank may be in one step, one save or the set-up. Then all ranks stop, and
-    say which of them has not moved."""
+    """When no rank has moved for so long, all stop, and say which was behind. It must be longer
+    than the set-up, a wait for clips, a forward and backward pass, a save, or a batch of a
+    judgement."""
     changes_on_resume: Literal["refuse", "accept"] = "refuse"
-    """What to do if a run is resumed with other values than it began with. Those that change none
-    of its numbers are always accepted."""
+    """What to do if a run is resumed with other values than it began with. Those in `MAY_CHANGE` of
+    mgm_dali/training/run_folder.py are always accepted: what is logged, kept and judged, when a run
+    ends, what reading and memory take, and how the global batch is split, which has finetuning draw
+    other noise."""

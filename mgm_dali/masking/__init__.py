@@ -7,7 +7,7 @@ gives the same mask for the same clip wherever and whenever it is made.
 
     motion -> strength -> centres -> rectangle -> scores -> the n highest of each slice
 
-Adding a strategy: one function, one line in `MASKS`, its name in `MaskConfig`.
+Adding a strategy: ARCHITECTURE.md, "How to add", names all that it touches.
 """
 
 from collections.abc import Callable

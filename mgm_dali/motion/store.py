@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from mgm_dali.files import write_whole
 from mgm_dali.motion.field import MotionField
-from mgm_dali.motion.records import Record, RecordError, encode_field
+from mgm_dali.motion.records import Record, RecordError
 from mgm_dali.motion.shard import Shard, StoreError
 from mgm_dali.video.fingerprint import fingerprint
 from mgm_dali.video.reader import FrameNumbers
@@ -147,12 +147,8 @@ class MotionStoreWriter:
         """Whether any shard of the store has a record of this fingerprint."""
         return key in self._waiting or any(key in shard for shard in self._shards)
 
-    def add(self, key: bytes, field: MotionField) -> None:
-        """Keeps the field of the file with this fingerprint."""
-        self.add_record(key, encode_field(key, field))
-
     def add_record(self, key: bytes, record: bytes) -> None:
-        """Keeps a field that was encoded elsewhere by `encode_field(key, field)`."""
+        """Keeps the field of the file with this fingerprint, encoded by `encode_field`."""
         self._waiting[key] = record
         num_bytes = sum(len(record) for record in self._waiting.values())
         is_late = time.monotonic() - self._last_commit > COMMIT_SECONDS

@@ -1,6 +1,6 @@
 """Checks a motion store: is every video of a manifest in it, and every byte as it was written?
 
-All frames of every record are read and hold against their checksums. A few fields are made anew and
+All frames of every record are read and held against their checksums. A few fields are made anew and
 compared: checksums cannot tell that another version of a decoder sees other vectors.
 """
 

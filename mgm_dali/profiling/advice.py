@@ -3,16 +3,26 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
+from mgm_dali.profiling.costs import Bound, Costs, Machine, RankFound, as_found, find_bound, limits
 from mgm_dali.profiling.step_time import StepTime
 
-__all__ = ["Advice", "Facts", "Found", "advise", "in_a_sentence"]
+__all__ = ["Advice", "Facts", "advise", "in_a_sentence"]
 
 LEAST_GAIN = 1.05
 """Below it nobody would see the difference."""
 STORED_SECONDS = 0.001
 """What the motion of a clip takes from a store (RESULTS.md, Motion)."""
 MOST_WORKERS_A_CORE = 4
+LEAST_SHARE = 0.02
+"""Of its time that is left to a worker, whatever it is spared: two measurements differ a little."""
+TO_TRY = {
+    # what bounds a run: settings of which the model does not know the effect
+    "storage": "workers=4,8,16",
+    "workers": "prefetch=1,2,4",
+    "graph": "prefetch=1,2,4 batch_size=8,16",
+    "computing": "compile=false,true batch_size=8,16",
+    "cores": "workers=1,2,4",
+}
 ROUGHLY = 0.75
 """A run that reaches less than this share of what its parts promise is not explained by them."""
 
@@ -27,21 +37,16 @@ class Facts:
     accumulate_steps: int
     has_global_batch: bool
     motion_source: str | None
+    to_store: str
+    """What fills a motion store of that source and takes motion from it."""
     prepared: StepTime | None
     """What a worker takes for a clip once `mgm-dali prepare` has made its video anew, as shares of
-    now; None if that was not tried."""
+    now; None if that was not tried, or would not pay."""
+    prepared_bytes: float
+    """The size of its file then, as a share of now."""
     half_decoded: float | None
     """What forward and backward take with `mask.decoded_share=0.5`, as a share of now; None if
     that cannot be set."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the run did when everything was at work."""
-
-    clips_per_second: float
-    """Of one rank."""
-    data_wait_share: float
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,19 @@ class Advice:
     """What is learnt is no longer the same."""
 
 
-def advise(costs: Costs, machine: Machine, facts: Facts) -> list[Advice]:
+def advise(costs: Costs, machine: Machine, found: RankFound, facts: Facts) -> list[Advice]:
     """The changes that pay: first those that leave the training as it is, the best one first."""
+    costs, machine = as_found(costs, machine, found)
     now = find_bound(costs, machine).clips_per_second
-    found = []
+    advice = []
     for change, other_costs, other_machine, alters in _ideas(costs, machine, facts):
         gain = find_bound(other_costs, other_machine).clips_per_second / now
         if gain > LEAST_GAIN:
-            found.append(Advice(change, gain, alters))
-    return sorted(found, key=lambda one: (one.alters_training, -one.gain))
+            advice.append(Advice(change, gain, alters))
+    return sorted(advice, key=lambda one: (one.alters_training, -one.gain))
 
 
-def in_a_sentence(costs: Costs, machine: Machine, found: Found, advice: list[Advice]) -> str:
+def in_a_sentence(costs: Costs, machine: Machine, found: RankFound, advice: list[Advice]) -> str:
     """What bounds the run, and what to do about it: of what was found, explained by the model."""
     bound = find_bound(costs, machine, found.data_wait_share)
     said = (
@@ -77,14 +83,18 @@ def in_a_sentence(costs: Costs, machine: Machine, found: Found, advice: list[Adv
     )
     if bound.cores_exhausted and bound.place != "cores":
         said += f"; {machine.cores:.3g} core(s) are all there is"
-    if found.clips_per_second < ROUGHLY * bound.clips_per_second:
+    promised = min(limits(costs, machine).values())
+    if found.clips_per_second < ROUGHLY * promised:
         said += (
-            f". The parts alone promise {bound.clips_per_second:.3g}: they share more than this "
+            f". The parts alone promise {promised:.3g}: they share more than this "
             "model knows, or the machine was busy"
         )
     free = [one for one in advice if not one.alters_training]
     if not free:
-        return f"{said}. Of what can be predicted, nothing that leaves the training as it is helps."
+        return (
+            f"{said}. Of what can be predicted, nothing that leaves the training as it is helps; "
+            f"--sweep {TO_TRY[bound.place]} tries what cannot."
+        )
     rate = free[0].gain * found.clips_per_second
     return (
         f"{said}. {free[0].change} would give about {rate:.3g} clips/s, {free[0].gain:.1f} times "
@@ -121,20 +131,21 @@ Idea = tuple[str, Costs, Machine, bool]
 def _ideas(costs: Costs, machine: Machine, facts: Facts) -> Iterator[Idea]:
     read = costs.worker_steps["read"]
     waiting = max(read.seconds - read.cpu_seconds, 0.0)
-    left = 1 - waiting / costs.worker.seconds
+    least = min(costs.worker.cpu_seconds / costs.worker.seconds, 1.0)
+    left = max(1 - waiting / costs.worker.seconds, least)
     quick = replace(machine, storage_bytes_per_second=float("inf"))
     yield "files on faster storage", _read_in(costs, StepTime(left, 1.0)), quick, False
     yield from _workers(costs, machine)
     if facts.prepared is not None:
-        yield "mgm-dali prepare", _read_in(costs, facts.prepared), machine, False
+        smaller = replace(costs, file_bytes=costs.file_bytes * facts.prepared_bytes)
+        yield "mgm-dali prepare", _read_in(smaller, facts.prepared), machine, False
     if facts.motion_source not in (None, "store"):
         motion = costs.worker_steps["motion"]
         stored = StepTime(
             1 - max(motion.seconds - STORED_SECONDS, 0) / costs.worker.seconds,
             1 - max(motion.cpu_seconds - STORED_SECONDS, 0) / costs.worker.cpu_seconds,
         )
-        change = "mgm-dali extract, then data.motion_store=STORE"
-        yield change, _read_in(costs, stored), machine, False
+        yield facts.to_store, _read_in(costs, stored), machine, False
     doubled = 2 * facts.repeats
     if facts.batch_size % doubled == 0:
         halved = replace(_read_in(costs, StepTime(0.5, 0.5)), file_bytes=costs.file_bytes / 2)
@@ -161,7 +172,8 @@ def _workers(costs: Costs, machine: Machine) -> Iterator[Idea]:
 def _read_in(costs: Costs, shares: StepTime) -> Costs:
     """With these shares of a worker's wall and CPU time."""
     worker = StepTime(
-        costs.worker.seconds * shares.seconds, costs.worker.cpu_seconds * shares.cpu_seconds
+        costs.worker.seconds * max(shares.seconds, LEAST_SHARE),
+        costs.worker.cpu_seconds * max(shares.cpu_seconds, LEAST_SHARE),
     )
     return replace(costs, worker=worker)
 

@@ -11,6 +11,9 @@ from mgm_dali.video.workers import Failure, Worker, with_news
 
 __all__ = ["Apart", "reading_apart"]
 
+READINGS = 5
+"""Times that a function reads a clip, at most."""
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -38,9 +41,9 @@ class Apart:
         """What the function returns for the feed. Function, arguments and result are pickled.
 
         Raises `UserError` with the reason if it raises, if its process dies, or if it takes longer
-        than a run allows a clip.
+        than a run allows so many clips.
         """
-        seconds = self.feed.config.data.clip_timeout_seconds
+        seconds = READINGS * self.feed.config.data.clip_timeout_seconds
         self._worker.give(0, _Call(function, arguments, options), seconds)
         outcome: tuple[Any] | tuple[()] = ()
         while not outcome:  # it first says that it is ready
@@ -60,7 +63,7 @@ def reading_apart(feed: ClipFeed) -> Iterator[Apart]:
     """A process that is ready, and ends with the block."""
     there = Apart(feed)
     try:
-        there(_nothing)
+        there(ClipFeed.number_of, 0)
         yield there
     finally:
         there.close()
@@ -68,7 +71,3 @@ def reading_apart(feed: ClipFeed) -> Iterator[Apart]:
 
 def _called(feed: ClipFeed, call: _Call) -> Any:
     return call.function(feed, *call.arguments, **call.options)
-
-
-def _nothing(feed: ClipFeed) -> None:
-    """What it has to do to show that it is ready."""

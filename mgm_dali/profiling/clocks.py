@@ -58,8 +58,8 @@ def spent_by(action: Callable[[], object], count: int, device: torch.device) -> 
     cpu_begun, begun = cpu_seconds(), now(device)
     for _ in range(count):
         action()
-    seconds = now(device) - begun
-    return Spent(count, seconds, cpu_seconds() - cpu_begun)
+    cpu = cpu_seconds() - cpu_begun  # to wait for a GPU takes a core, and does nothing
+    return Spent(count, now(device) - begun, cpu)
 
 
 def stretch(
@@ -67,15 +67,21 @@ def stretch(
 ) -> Spent:
     """What batches take that come one by one, after `warm_up` that are not counted.
 
-    At least so many are counted, until `seconds` have gone by since the first was asked for.
+    At least so many are counted, until `seconds` have gone by since the first was asked for. Where
+    batches are slow there is less of both: none of them is there before it is asked for.
     """
     asked = time.perf_counter()
-    for _ in range(warm_up):
+    end = asked + seconds
+    for number in range(warm_up):
+        if number > 1 and time.perf_counter() > end:
+            break
         next(batches)
     cpu_begun, begun, count = cpu_seconds(), now(device), 0
-    end = max(asked + seconds, begun + LEAST_SECONDS)
+    end = max(end, begun + LEAST_SECONDS)
     while count < max(least, LEAST_COUNTED) or time.perf_counter() < end:
         next(batches)
         count += 1
-    taken = now(device) - begun
-    return Spent(count, taken, cpu_seconds() - cpu_begun)
+        if time.perf_counter() > end + seconds:
+            break
+    cpu = cpu_seconds() - cpu_begun
+    return Spent(count, now(device) - begun, cpu)

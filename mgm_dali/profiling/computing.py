@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
@@ -34,8 +33,9 @@ class Computing:
     num_clips: int
     """In each."""
     parts: dict[str, StepTime]
-    """`mask`, `forward`, `backward`, `optimiser`, with a wait for the device and for all ranks
-    in front of each; the mean over the passes, of which not all end in an optimiser step."""
+    """`mask` (`loss` while finetuning: mixing, and what a loss needs behind the network),
+    `forward`, `backward`, `optimiser`, with a wait for the device and for all ranks in front of
+    each; the mean over the passes, of which not all end in an optimiser step."""
     whole: Spent
     """Passes one behind the other; the device is waited for at the end alone."""
     passes_a_step: int
@@ -56,7 +56,7 @@ def take_pass(engine: Engine, task: Task, batch: ClipBatch, part: Part | None = 
             return engine(*inputs)
 
     with compiling("training.compile"):
-        with around("mask and forward"):
+        with around("loss"):
             loss = task.loss(network, batch)
         with around("backward"):
             engine.backward(loss)
@@ -89,11 +89,12 @@ def measure_computing(
     for _ in range(count):
         take_pass(engine, task, batch, watch.part)
     parts = {name: time * (1 / count) for name, time in watch.taken.items()}
-    mask = parts.pop("mask and forward") + parts["forward"] * -1  # and what else a loss needs
+    beside = parts.pop("loss") + parts["forward"] * -1
+    name = "mask" if task.stage == "pretrain" else "loss"
     whole = spent_by(lambda: take_pass(engine, task, batch), count, world.device)
-    gradients = _gradients(engine, config.training.precision)
-    num_bytes, averaging = gradients.nbytes, _averaging(world, gradients)
-    return Computing(len(batch), {"mask": mask, **parts}, whole, a_step, num_bytes, averaging)
+    count, dtype = _num_gradients(engine), DTYPES[config.training.precision]
+    num_bytes, averaging = count * dtype.itemsize, _averaging(world, count, dtype)
+    return Computing(len(batch), {name: beside, **parts}, whole, a_step, num_bytes, averaging)
 
 
 class _Watch:
@@ -113,15 +114,15 @@ class _Watch:
         self.taken[name] = self.taken.get(name, StepTime(0.0, 0.0)) + taken
 
 
-def _gradients(engine: Engine, precision: str) -> Tensor:
-    """As many numbers as the network has gradients; with ZeRO 3 a rank holds some of each alone."""
+def _num_gradients(engine: Engine) -> int:
+    """Of the whole network: with ZeRO 3 a rank holds some of each parameter alone."""
     parameters = [p for p in engine.network.parameters() if p.requires_grad]
-    count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
-    return torch.zeros(count, dtype=DTYPES[precision], device=engine.world.device)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
-def _averaging(world: World, gradients: Tensor) -> StepTime:
+def _averaging(world: World, count: int, dtype: torch.dtype) -> StepTime:
     if world.size == 1:
         return StepTime(0.0, 0.0)
+    gradients = torch.zeros(count, dtype=dtype, device=world.device)
     world.sum(gradients)
     return spent_by(lambda: world.sum(gradients), AVERAGINGS, world.device).each

@@ -7,11 +7,11 @@ A clip needs each of them for some time. No run is faster than the one that allo
 Time is in seconds a clip of one rank; W worker processes take W clips at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mgm_dali.profiling.step_time import StepTime
 
-__all__ = ["Bound", "Costs", "Machine", "find_bound", "limits"]
+__all__ = ["Bound", "Costs", "Machine", "RankFound", "as_found", "find_bound", "limits"]
 
 OWN_SHARE = 0.7
 """Who takes more than this share of the CPU time is what exhausts the cores."""
@@ -54,17 +54,38 @@ class Costs:
     """All of them."""
 
     @property
+    def places(self) -> dict[str, tuple[dict[str, StepTime], StepTime]]:
+        """The steps of each place that takes time, and all of them."""
+        return {
+            "workers": (self.worker_steps, self.worker),
+            "graph": (self.graph_steps, self.graph),
+            "computing": (self.computing_steps, self.computing),
+        }
+
+    @property
     def cpu_seconds(self) -> float:
         """Of all processes."""
         return self.worker.cpu_seconds + self.graph.cpu_seconds + self.computing.cpu_seconds
 
 
 @dataclass(frozen=True)
+class RankFound:
+    """What one rank did when everything was at work."""
+
+    clips_per_second: float
+    data_wait_share: float
+    skipped: int = 0
+    """Clips whose videos cannot be read."""
+
+
+@dataclass(frozen=True)
 class Bound:
     """What a run waits for."""
 
+    limit: str
+    """Which of `limits` it is."""
     place: str
-    """`storage`, `workers`, `graph` or `computing`; `cores` if these exhaust them together."""
+    """Who is to be named for it: the same, or who takes nearly all of the cores."""
     step: str
     """What takes most of its time."""
     step_share: float
@@ -101,12 +122,45 @@ def find_bound(costs: Costs, machine: Machine, data_wait_share: float | None = N
     steps = _seconds_by_step(place, costs)
     step = max(steps, key=lambda name: steps[name])
     return Bound(
+        limit=limit,
         place=place,
         step=step,
         step_share=steps[step] / sum(steps.values()),
         cores_exhausted=limit == "cores",
         clips_per_second=allowed[limit],
     )
+
+
+def as_found(costs: Costs, machine: Machine, found: RankFound) -> tuple[Costs, Machine]:
+    """The model, held to what a run did: what bounds it allows just that, all else no less."""
+    bound = find_bound(costs, machine, found.data_wait_share)
+    allowed = limits(costs, machine)
+    rate = found.clips_per_second
+    slower = {
+        limit: clips / (rate if limit == bound.limit else max(clips, rate))
+        for limit, clips in allowed.items()
+    }
+    if machine.num_workers == 0 and not machine.is_gpu:  # the one process does both
+        slower["computing"] = slower["workers"]
+    return replace(
+        costs,
+        worker_steps={n: _taking(slower["workers"], s) for n, s in costs.worker_steps.items()},
+        worker=_taking(slower["workers"], costs.worker),
+        graph=_taking(slower["graph"], costs.graph),
+        computing_steps={
+            n: _taking(slower["computing"], s) for n, s in costs.computing_steps.items()
+        },
+        computing=_taking(slower["computing"], costs.computing),
+    ), replace(
+        machine,
+        cores=machine.cores / slower["cores"],
+        storage_bytes_per_second=machine.storage_bytes_per_second / slower["storage"],
+    )
+
+
+def _taking(factor: float, time: StepTime) -> StepTime:
+    """As much work, which takes so many times as long."""
+    return replace(time, seconds=factor * time.seconds)
 
 
 def _who(limit: str, costs: Costs, machine: Machine) -> str:
@@ -124,18 +178,11 @@ def _who(limit: str, costs: Costs, machine: Machine) -> str:
 def _seconds_by_step(place: str, costs: Costs) -> dict[str, float]:
     if place == "cores":
         return _cpu_seconds_by_place(costs)
-    steps = {
-        "storage": {"read": costs.worker_steps["read"]},
-        "workers": costs.worker_steps,
-        "graph": costs.graph_steps,
-        "computing": costs.computing_steps,
-    }[place]
+    if place == "storage":
+        return {"read": costs.worker_steps["read"].seconds}
+    steps, _ = costs.places[place]
     return {name: step.seconds for name, step in steps.items()}
 
 
 def _cpu_seconds_by_place(costs: Costs) -> dict[str, float]:
-    return {
-        "workers": costs.worker.cpu_seconds,
-        "graph": costs.graph.cpu_seconds,
-        "computing": costs.computing.cpu_seconds,
-    }
+    return {place: whole.cpu_seconds for place, (_, whole) in costs.places.items()}

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from mgm_dali.clips.batch import ClipBatch
+from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.graph import partial_pipeline
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.pool import ClipPool, read_here
+from mgm_dali.pipelines.recovery import cause_of
 from mgm_dali.profiling.clocks import Spent, spent_by, stretch
 from mgm_dali.profiling.feeds import RememberingFeed
 from mgm_dali.profiling.reading import drop_files
@@ -60,9 +62,16 @@ def measure_graph(loader: ClipLoader, seconds: float) -> Graph:
 
     def bare(*, decoder: bool) -> Spent:
         pool = ClipPool(feed) if feed.config.data.num_workers else None
-        pipeline = partial_pipeline(feed, placement, pool or read_here(feed), decoder=decoder)
+        pipeline = None
         try:
+            pipeline = partial_pipeline(feed, placement, pool or read_here(feed), decoder=decoder)
             return stretch(_runs(pipeline), *_counts(feed), own, placement.device)
+        except RuntimeError as error:
+            hint = ", and decode=cpu decodes without NVDEC" if decoder else ""
+            raise UserError(
+                f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
+                f"machine has{hint}"
+            ) from error
         finally:
             del pipeline
             if pool:

@@ -11,45 +11,47 @@ from numpy.typing import NDArray
 from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.profiling.apart import Apart
+from mgm_dali.profiling.reading import sample_as_asked
 
 __all__ = ["NUM_REMEMBERED", "RememberingFeed", "TracedFeed", "first_samples"]
 
 NUM_REMEMBERED = 8
 """Clips that a worker process hands over in turn: more than its part of the caches holds."""
 MOST_TRIED = 4 * NUM_REMEMBERED
+REMEMBERED_BYTES = 256 << 20
+"""No more are remembered then: every worker process holds them."""
 
 Sample = tuple[NDArray[Any], ...]
 
 
 class RememberingFeed(ClipFeed):
-    """Reads a few clips and hands those over again and again: what is left is not reading.
+    """Hands a few samples over again and again, and reads nothing."""
 
-    With `remembered`, samples of another feed, it reads nothing.
-    """
-
-    def __init__(self, *arguments: Any, remembered: Sequence[Sample] = (), **options: Any) -> None:
+    def __init__(self, *arguments: Any, remembered: Sequence[Sample], **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._remembered = list(remembered)
+        self._remembered = remembered
         self._next = 0
 
     def sample(self, number: int) -> Sample:
-        if len(self._remembered) < NUM_REMEMBERED:
-            self._remembered.append(super().sample(number))
+        del number
         self._next += 1
         return self._remembered[self._next % len(self._remembered)]
 
 
 def first_samples(there: Apart) -> list[Sample]:
-    """The first samples of this rank's run, as many as are remembered. Raises `UserError`."""
+    """A few samples that this rank's run begins with. Raises `UserError` if none can be read."""
     found: list[Sample] = []
+    num_bytes = 0
     for place in range(MOST_TRIED):
+        if len(found) == NUM_REMEMBERED or num_bytes > REMEMBERED_BYTES:
+            break
         try:
-            found.append(there(ClipFeed.sample, there.feed.number_of(place)))
-        except UserError:  # a file has ended the process; it is counted where reading is measured
+            found.append(there(sample_as_asked, there.feed.number_of(place)))
+        except UserError:  # it is counted where reading is measured
             if place == MOST_TRIED - 1 and not found:
                 raise
-        if len(found) == NUM_REMEMBERED:
-            break
+            continue
+        num_bytes += sum(array.nbytes for array in found[-1])
     return found
 
 

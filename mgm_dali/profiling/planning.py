@@ -118,12 +118,12 @@ def make_plan(profile: Profile, asked: Asked) -> Plan:
     assumed: list[str] = []
     settings, costs = profile.settings, profile.costs
     clips = asked.num_videos * asked.epochs * settings["augment.repeats"]
-    rate = _rate_of_a_device(profile, asked, assumed)
     batch = settings["training.batch_size"]
     if whole := settings["training.global_batch"]:
         a_step = whole / asked.num_devices
     else:
         a_step = batch * settings["training.accumulate_steps"]
+    rate = _rate_of_a_device(profile, asked, a_step, assumed)
     averaging = _averaging_seconds(profile, asked, assumed)
     all_rate = asked.num_devices * a_step / (a_step / rate + averaging)
     busy = costs.worker.cpu_seconds + _handing_over_cpu_seconds(profile)
@@ -165,13 +165,22 @@ def plan_in_words(plan: Plan) -> list[str]:
     ]
 
 
-def _rate_of_a_device(profile: Profile, asked: Asked, assumed: list[str]) -> float:
+def _rate_of_a_device(
+    profile: Profile, asked: Asked, clips_a_step: float, assumed: list[str]
+) -> float:
     """Clips a second, but for averaging; of a GPU, if clips come as fast as it takes them."""
-    computing = profile.costs.computing + profile.costs.computing_steps["averaging"] * -1
+    settings, steps = profile.settings, profile.costs.computing_steps
+    profiled: int = settings["training.batch_size"] * settings["training.accumulate_steps"]
+    by_the_step = steps["optimiser"] * (profiled / clips_a_step - 1)
+    computing = profile.costs.computing + steps["averaging"] * -1 + by_the_step
     if asked.device == "cpu":
-        # All ranks share this machine's cores, and each has its own workers.
-        cores = profile.machine.cores * profile.ranks / asked.num_devices
-        share = replace(profile.machine, cores=cores)
+        # All ranks share this machine's cores and storage, and each has its own workers.
+        part = profile.ranks / asked.num_devices
+        share = replace(
+            profile.machine,
+            cores=profile.machine.cores * part,
+            storage_bytes_per_second=profile.machine.storage_bytes_per_second * part,
+        )
         return find_bound(replace(profile.costs, computing=computing), share).clips_per_second
     if asked.device in profile.device.lower():
         return 1 / computing.seconds

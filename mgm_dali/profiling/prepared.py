@@ -1,6 +1,7 @@
 """What reading would take after `mgm-dali prepare`: tried on a few videos of the run."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,14 +58,12 @@ def read_prepared(there: Apart, seconds: float, folder: Path) -> Prepared | None
     tried: list[_Tried] = []
     end = time.perf_counter() + seconds
     for number, video in enumerate(first_videos(feed, MOST_VIDEOS)):
+        if number and time.perf_counter() > end:
+            break
         if video.num_frames > LONGEST_FRAMES:
             continue
-        try:
+        with suppress(UserError):  # it has been counted among the unreadable, or will be
             tried.append(there(_try, video, folder / str(number)))
-        except UserError:  # it has been counted among the unreadable, or will be
-            continue
-        if time.perf_counter() > end:
-            break
     if not tried:
         return None
     before, after = (
@@ -93,5 +92,5 @@ def _steps(feed: ClipFeed, video: Video, listed: Path) -> dict[str, StepTime]:
     taken = []
     for epoch in range(CLIPS_A_VIDEO):
         decoding = training_decoding(feed.config, other.manifest[0], 0, 0, epoch)
-        taken.append(steps_of_reading(other, decoding, pixels_first=True))
+        taken.append(steps_of_reading(other, decoding, 0, pixels_first=True))
     return {name: mean_time([steps[name] for steps in taken]) for name in MADE_ANEW}

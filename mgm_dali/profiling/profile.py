@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,15 +12,16 @@ import torch
 
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
+from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.placement import Placement, choose_device
 from mgm_dali.pipelines.share import Share, Stage
-from mgm_dali.profiling.advice import Advice, Found, advise, in_a_sentence
+from mgm_dali.profiling.advice import Advice, advise, in_a_sentence
 from mgm_dali.profiling.apart import reading_apart
 from mgm_dali.profiling.clocks import spent_by
 from mgm_dali.profiling.computing import Computing, first_clips, measure_computing, take_pass
-from mgm_dali.profiling.costs import Bound, Costs, Machine, find_bound, limits
+from mgm_dali.profiling.costs import Bound, Costs, Machine, RankFound, find_bound, limits
 from mgm_dali.profiling.feeding import Feeding, Graph, measure_graph, measure_loader
 from mgm_dali.profiling.feeds import RememberingFeed, TracedFeed, first_samples
 from mgm_dali.profiling.machine import cores_of_a_rank, ranks_here
@@ -35,7 +36,7 @@ from mgm_dali.training.loop import Task
 from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.world import World, join_world
 
-__all__ = ["Profile", "RankFound", "profile_run"]
+__all__ = ["Profile", "profile_run"]
 
 SHARES = {"reading": 0.15, "graph": 0.1, "loader": 0.15, "computing": 0.2, "together": 0.25}
 """Of the time given."""
@@ -43,15 +44,6 @@ PREPARED_SHARE = 0.03
 LONGEST_PASS_SHARE = 0.04
 """Of the time given. On a CPU larger batches are cut: a clip costs there what it costs."""
 TRACED_PASSES = 3
-
-
-@dataclass(frozen=True)
-class RankFound:
-    """What one rank did when everything was at work."""
-
-    clips_per_second: float
-    data_wait_share: float
-    skipped: int
 
 
 @dataclass(frozen=True)
@@ -97,14 +89,16 @@ class _Setup:
 
     config: RunConfig
     """With all that it leaves open decided."""
-    accumulated: int
-    """Passes of a step of the run; here there may be fewer."""
+    passes_asked: tuple[int, int | None]
+    """Passes of a step of the run, and its `training.global_batch`; here there may be fewer."""
     task: Task
     stage: Stage
     world: World
     seconds: float
     folder: Path
     said: Callable[[str], None]
+    refused: dict[int, str] = field(default_factory=dict)
+    """Rows that are known to be bad, to all loaders."""
 
     def share(self, part: str) -> float:
         """Seconds for a part."""
@@ -114,7 +108,7 @@ class _Setup:
         self, make_feed: Callable[..., ClipFeed] | None = None, batch_size: int | None = None
     ) -> ClipLoader:
         clips = batch_size or self.config.training.batch_size
-        return ClipLoader(
+        loader = ClipLoader(
             self.config,
             self.stage,
             Share(clips, self.world.rank, self.world.size),
@@ -122,6 +116,8 @@ class _Setup:
             manifest=self.task.manifest,
             make_feed=make_feed,
         )
+        loader.feed.refused = self.refused
+        return loader
 
 
 def profile_run(
@@ -143,17 +139,24 @@ def profile_run(
                     said(what)
 
             goes_on("setting up")
-            accumulated = with_accumulation(config, world.size).training.accumulate_steps
+            passes = with_accumulation(config, world.size).training.accumulate_steps
+            asked = passes, config.training.global_batch
             if world.device.type == "cpu":  # a step of many passes takes minutes there
                 config = one_pass_a_step(config)
             config, task = prepared_task(config, stage, world)
-            setup = _Setup(config, accumulated, task, stage, world, seconds, folder, goes_on)
-            profile, time_line = _measured(setup)
+            setup = _Setup(config, asked, task, stage, world, seconds, folder, goes_on)
+            try:
+                profile, time_line = _measured(setup)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"the GPU's memory is too small for this run: {error}; lower "
+                    "training.batch_size, or set training.checkpoint_activations=true"
+                ) from error
     return (profile, time_line) if world.is_first else None
 
 
 def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
-    config, world, accumulated = setup.config, setup.world, setup.accumulated
+    config, world = setup.config, setup.world
     with setup.loader() as loader, reading_apart(loader.feed) as there:
         placement = loader.placement
         setup.said("reading clips in one process, step by step")
@@ -182,15 +185,14 @@ def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
     )
     of_ranks, others = _of_ranks(world, here, together, reading)
     slowest = max(of_ranks, key=lambda rank: rank.data_wait_share)
-    found = Found(together.clips_per_second, slowest.data_wait_share)
-    costs = costs_of(config, accumulated, reading, graph, computing)
-    facts = facts_of(config, setup.stage, accumulated, placement.motion_source, costs, prepared)
-    advice = advise(costs, machine, facts)
+    costs = costs_of(config, setup.passes_asked[0], reading, graph, computing)
+    facts = facts_of(config, setup.stage, setup.passes_asked, placement, costs, prepared)
+    advice = advise(costs, machine, slowest, facts)
     profile = Profile(
         stage=setup.stage,
         device=_name_of(world.device),
         ranks=world.size,
-        settings=_settings(config, placement, accumulated),
+        settings=_settings(config, placement, setup.passes_asked),
         machine=machine,
         reading=reading,
         prepared=prepared,
@@ -199,14 +201,14 @@ def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
         computing=computing,
         costs=costs,
         limits=limits(costs, machine),
-        bound=find_bound(costs, machine, found.data_wait_share),
+        bound=find_bound(costs, machine, slowest.data_wait_share),
         together=together,
         of_ranks=of_ranks,
         trace=trace,
         others_cores=others,
         gflops_a_clip=train_gflops(config, setup.stage),
         advice=advice,
-        sentence=in_a_sentence(costs, machine, found, advice),
+        sentence=in_a_sentence(costs, machine, slowest, advice),
     )
     return profile, time_line
 
@@ -269,7 +271,9 @@ def _of_ranks(
     return found, max(together.others_cores - ours, 0.0)
 
 
-def _settings(config: RunConfig, placement: Placement, accumulated: int) -> dict[str, Any]:
+def _settings(
+    config: RunConfig, placement: Placement, passes_asked: tuple[int, int | None]
+) -> dict[str, Any]:
     """What of a configuration decides its speed."""
     keys = {
         "data": ("train", "num_workers", "prefetch_batches", "motion_store"),
@@ -279,7 +283,7 @@ def _settings(config: RunConfig, placement: Placement, accumulated: int) -> dict
         "mask": ("strategy", "ratio", "center", "decoded_share", "compile"),
         "model": ("name", "num_frames", "image_size", "attention", "decoder_depth"),
         "training": (
-            *("batch_size", "global_batch", "precision", "attention_kernel", "compile"),
+            *("batch_size", "precision", "attention_kernel", "compile"),
             *("checkpoint_activations", "zero_stage"),
         ),
     }
@@ -287,7 +291,8 @@ def _settings(config: RunConfig, placement: Placement, accumulated: int) -> dict
     chosen = {f"{part}.{key}": tree[part][key] for part, names in keys.items() for key in names}
     return {
         **chosen,
-        "training.accumulate_steps": accumulated,
+        "training.accumulate_steps": passes_asked[0],
+        "training.global_batch": passes_asked[1],
         "decode": placement.decode,
         "motion": placement.motion_source,
     }

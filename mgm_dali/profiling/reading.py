@@ -1,7 +1,8 @@
 """What a worker process does for one clip, step by step, and the whole of it at once.
 
 Every video is met as if for the first time: its file is dropped from the system's memory, and its
-frames are not indexed yet. That is what most clips of a large data set meet.
+frames are not indexed yet. That is what most clips of a large data set meet. Only the films of
+detection have so many clips each that a worker knows their index.
 """
 
 import os
@@ -11,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from mgm_dali.clips.draw import Decoding
 from mgm_dali.errors import UserError
 from mgm_dali.motion.records import encode_field
-from mgm_dali.pipelines.feed import ClipFeed
+from mgm_dali.pipelines.feed import ClipFeed, reason_text
 from mgm_dali.profiling.apart import Apart
 from mgm_dali.profiling.step_time import StepTime, mean_time, timed
 from mgm_dali.video.frame_index import forget_index, frame_index, index_of
@@ -23,7 +27,14 @@ from mgm_dali.video.manifest import Video
 from mgm_dali.video.opening import VideoError, open_video
 from mgm_dali.video.reader import read_frames
 
-__all__ = ["Reading", "drop_files", "first_videos", "measure_reading", "steps_of_reading"]
+__all__ = [
+    "Reading",
+    "drop_files",
+    "first_videos",
+    "measure_reading",
+    "sample_as_asked",
+    "steps_of_reading",
+]
 
 MOST_CLIPS = 256
 LEAST_CLIPS = 3
@@ -33,6 +44,9 @@ BLOCK_BYTES = 1 << 20
 STORAGE_READERS = 8
 """Files that are read at once to see what the storage can give."""
 STORAGE_SECONDS = 1.0
+STORAGE_FILE_BYTES = 32 << 20
+"""Of each at most: films would take minutes."""
+COUNTED = Path("/proc/self/io")
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Reading:
     """All of them at once, of the same decodings, as a worker process does it."""
     num_clips: int
     file_bytes: float
-    """That are read."""
+    """Of its video's file, that are read."""
     storage_bytes_per_second: float
     """That the storage gives where several files are read at once."""
     motion_bytes_a_frame: float | None
@@ -63,13 +77,12 @@ def measure_reading(there: Apart, seconds: float) -> Reading:
     Raises `UserError` if none can be read.
     """
     feed = there.feed
-    steps: list[dict[str, StepTime]] = []
-    wholes: list[StepTime] = []
+    read: list[_Read] = []
     unreadable, reason, end = 0, "", time.perf_counter() + seconds
     is_new = True
     """The process: libraries will be used for the first time, and that does not count."""
     for place in range(MOST_CLIPS):
-        if len(wholes) >= LEAST_CLIPS and time.perf_counter() > end:
+        if max(len(read), unreadable) >= LEAST_CLIPS and time.perf_counter() > end:
             break
         number = feed.number_of(place)
         row = feed.video_due(number)[1]
@@ -77,31 +90,28 @@ def measure_reading(there: Apart, seconds: float) -> Reading:
             unreadable += 1
             continue
         try:
-            whole, parts = there(_both, number, steps_first=bool(place % 2))
+            found = there(_read_once, number, pixels_first=bool(place % 2))
         except UserError as error:
-            unreadable, reason = unreadable + 1, str(error)
-            feed.refused[row], is_new = reason, True
+            unreadable, reason = unreadable + 1, f"{feed.manifest[row].path}: {error}"
+            feed.refused[row], is_new = str(error), True
             continue
         if not is_new:
-            wholes.append(whole)
-            steps.append(parts)
+            read.append(found)
         is_new = False
-    if not wholes:
+    if not read:
         raise UserError(
-            f"{feed.manifest.path}: none of {unreadable} videos tried can be read; the last: "
-            f"{reason}"
+            f"{feed.manifest.path}: of the first clips {unreadable} cannot be read, and no others "
+            f"were tried; the last: {reason}"
         )
-    means = {name: mean_time([step[name] for step in steps]) for name in steps[0]}
-    sizes = [(video.path, video.num_frames) for video in first_videos(feed, len(wholes))]
-    file_bytes = sum(_size_of(path) for path, _ in sizes)
     return Reading(
-        steps=means,
-        whole=mean_time(wholes),
-        num_clips=len(wholes),
-        file_bytes=file_bytes / len(sizes),
+        steps={name: mean_time([one.steps[name] for one in read]) for name in read[0].steps},
+        whole=mean_time([one.whole for one in read]),
+        num_clips=len(read),
+        file_bytes=sum(one.num_bytes for one in read) / len(read),
         storage_bytes_per_second=_storage_speed(feed),
         motion_bytes_a_frame=_motion_bytes_a_frame(there),
-        video_bytes_a_frame=file_bytes / max(sum(frames for _, frames in sizes), 1),
+        video_bytes_a_frame=sum(one.file_bytes for one in read)
+        / max(sum(one.num_frames for one in read), 1),
         unreadable=unreadable,
     )
 
@@ -119,15 +129,28 @@ def first_videos(feed: ClipFeed, most: int) -> list[Video]:
     return [feed.manifest[row] for row in dict.fromkeys(rows) if row not in feed.refused]
 
 
+def sample_as_asked(feed: ClipFeed, number: int) -> tuple[NDArray[Any], ...]:
+    """A sample of the video that is due. Raises `UserError` where another stands in for it."""
+    sample = feed.sample(number)
+    if reason := reason_text(sample[feed.outputs.index("reason")].tolist()):
+        raise UserError(reason)
+    return sample
+
+
 def steps_of_reading(
-    feed: ClipFeed, decoding: Decoding, *, pixels_first: bool
+    feed: ClipFeed, decoding: Decoding, num_bytes: int, *, pixels_first: bool
 ) -> dict[str, StepTime]:
-    """The steps of one decoding, each with all before it done. Raises whatever a bad file makes
-    libraries raise."""
+    """The steps of one decoding, each with all before it done; of its file so many bytes are read.
+
+    Raises whatever a bad file makes libraries raise.
+    """
     video, frames = feed.manifest[decoding.row], decoding.frames
     window, source = feed.window(decoding), feed.source_for(video)
     _drop(video.path)
-    steps = {"read": timed(lambda: _read_file(video.path))}
+    steps = {"read": timed(lambda: _read_file(video.path, num_bytes))}
+    if num_bytes < video.path.stat().st_size:
+        feed.read(decoding)  # now what it needs is in memory
+    _forget(feed, video)
     if feed.encoded:  # NVDEC decodes, in the graph
         steps["index"] = timed(lambda: index_of(video.path))
         steps["decode"] = StepTime(0.0, 0.0)
@@ -155,23 +178,43 @@ def steps_of_reading(
     return steps
 
 
-def _both(
-    feed: ClipFeed, number: int, *, steps_first: bool
-) -> tuple[StepTime, dict[str, StepTime]]:
-    """One decoding at once, and in steps; they take turns in going first."""
+@dataclass(frozen=True)
+class _Read:
+    """One decoding, at once and in steps."""
+
+    whole: StepTime
+    steps: dict[str, StepTime]
+    num_bytes: int
+    """That were read of the file."""
+    file_bytes: int
+    num_frames: int
+    """Of the video."""
+
+
+def _read_once(feed: ClipFeed, number: int, *, pixels_first: bool) -> _Read:
     draw = timed(lambda: feed.decoding(number))
     decoding = feed.decoding(number)
-    path = feed.manifest[decoding.row].path
+    video = feed.manifest[decoding.row]
+    _drop(video.path)
+    _forget(feed, video)
+    begun = _bytes_read()
+    whole = timed(lambda: sample_as_asked(feed, number))
+    file_bytes = video.path.stat().st_size
+    num_bytes = min(_bytes_read() - begun, file_bytes)  # some are read twice, from memory
+    steps = steps_of_reading(feed, decoding, num_bytes, pixels_first=pixels_first)
+    return _Read(whole, {"draw": draw, **steps}, num_bytes, file_bytes, video.num_frames)
 
-    def whole() -> StepTime:
-        _drop(path)
-        return timed(lambda: feed.sample(number))
 
-    if steps_first:
-        steps = steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)
-        return whole(), {"draw": draw, **steps}
-    taken = whole()
-    return taken, {"draw": draw, **steps_of_reading(feed, decoding, pixels_first=number % 4 > 1)}
+def _bytes_read() -> int:
+    """That this process has asked files for, from wherever they came."""
+    counted = dict(line.split(": ") for line in COUNTED.read_text().splitlines())
+    return int(counted["rchar"])
+
+
+def _forget(feed: ClipFeed, video: Video) -> None:
+    """Makes a video one whose frames are not indexed, unless it has many clips."""
+    if feed.manifest.keyframes is None:
+        forget_index(video.path)
 
 
 def _storage_speed(feed: ClipFeed) -> float:
@@ -185,7 +228,7 @@ def _storage_speed(feed: ClipFeed) -> float:
         num_bytes = 0
         while time.perf_counter() - begun < STORAGE_SECONDS and (n := next(numbers)) < len(videos):
             try:
-                num_bytes += _read_file(videos[n].path)
+                num_bytes += _read_file(videos[n].path, most=STORAGE_FILE_BYTES)
             except (OSError, VideoError):  # those have been counted
                 continue
         return num_bytes
@@ -219,8 +262,7 @@ def _motion_size(feed: ClipFeed, number: int) -> tuple[int, int]:
 
 
 def _drop(path: Path) -> None:
-    """Forgets a file: its index, and its bytes as far as the file system lets go of them."""
-    forget_index(path)
+    """Forgets a file's bytes, as far as the file system lets go of them."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return
@@ -236,19 +278,12 @@ def _drop(path: Path) -> None:
         os.close(file)
 
 
-def _read_file(path: Path) -> int:
-    """How many bytes it has."""
+def _read_file(path: Path, most: int) -> int:
+    """How many bytes were read."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise VideoError(path, "not a regular file")
     num_bytes = 0
     with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK_BYTES):
+        while block := file.read(min(BLOCK_BYTES, most - num_bytes)):
             num_bytes += len(block)
     return num_bytes
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -4,6 +4,7 @@ from mgm_dali.clips.grid import token_grid
 from mgm_dali.config import RunConfig
 from mgm_dali.masking import decoded_count, hidden_per_slice
 from mgm_dali.models.flops import forward_gflops
+from mgm_dali.pipelines.placement import Placement
 from mgm_dali.profiling.advice import Facts
 from mgm_dali.profiling.computing import Computing
 from mgm_dali.profiling.costs import Costs
@@ -49,19 +50,23 @@ def costs_of(
 def facts_of(
     config: RunConfig,
     stage: str,
-    accumulated: int,
-    motion_source: str | None,
+    passes_asked: tuple[int, int | None],
+    placement: Placement,
     costs: Costs,
     prepared: Prepared | None,
 ) -> Facts:
-    """What advice depends on beside the costs."""
+    """What advice depends on beside the costs; `passes_asked`: those of a step of the run, and its
+    `training.global_batch`."""
+    accumulated, global_batch = passes_asked
     return Facts(
         repeats=config.augment.repeats,
         batch_size=config.training.batch_size,
         accumulate_steps=accumulated,
-        has_global_batch=config.training.global_batch is not None,
-        motion_source=motion_source,
+        has_global_batch=global_batch is not None,
+        motion_source=placement.motion_source,
+        to_store=_to_store(config, placement),
         prepared=_left_by(prepared, costs) if prepared else None,
+        prepared_bytes=prepared.bytes_after / prepared.bytes_before if prepared else 1.0,
         half_decoded=_half_decoded(config) if stage == "pretrain" else None,
     )
 
@@ -88,6 +93,17 @@ def _graph_steps(graph: Graph) -> dict[str, StepTime]:
         if time is not None and time.seconds > SLOWER * slowest:
             steps[name], slowest = time, time.seconds
     return steps
+
+
+def _to_store(config: RunConfig, placement: Placement) -> str:
+    """What takes the same motion from a store, and leaves all else as it is."""
+    extract, overrides = "mgm-dali extract", ["data.motion_store=STORE"]
+    if config.motion.source != "auto":
+        extract += f" --source {config.motion.source}"
+        overrides.insert(0, "motion.source=store")
+    if placement.device.type == "cuda" and config.decode == "auto":
+        overrides.append("decode=cpu")  # else NVDEC would decode, and nobody knows how fast
+    return f"{extract}, then {' '.join(overrides)}"
 
 
 def _left_by(prepared: Prepared, costs: Costs) -> StepTime | None:

@@ -1,9 +1,12 @@
 """Tries settings for real: some passes of a run with each combination of values."""
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +20,7 @@ from mgm_dali.profiling.reading import drop_files
 from mgm_dali.profiling.tasks import prepared_task
 from mgm_dali.profiling.together import Together, plan_passes, run_together
 from mgm_dali.training.engine import Engine
+from mgm_dali.training.loop import Task
 from mgm_dali.training.world import World
 
 __all__ = ["SHORT_NAMES", "Tried", "best_of", "combinations", "split_axes", "try_settings"]
@@ -34,6 +38,7 @@ SHORT_NAMES = {
 ALIKE = 0.98
 """Of the fastest: what is as good. Then the first of them is taken."""
 TRIAL_PASSES = 2
+NO_MEMORY = "the GPU's memory is too small for it"
 
 
 @dataclass(frozen=True)
@@ -119,37 +124,62 @@ def _try(
     seconds: float,
     world: World,
 ) -> Tried:
-    try:
-        together = _passes(config_of(overrides), stage, seconds, world)
-    except UserError as error:  # of the configuration, and so the same on all ranks
-        return Tried(overrides, None, 0.0, str(error))
-    except torch.OutOfMemoryError as error:
-        if world.size > 1:  # the others are waiting for this rank somewhere
-            raise UserError(f"{' '.join(overrides)}: {error}") from error
-        return Tried(overrides, None, 0.0, "the GPU's memory is too small for it")
+    with ExitStack() as stack:
+        trial, problem = None, None
+        try:
+            trial = _set_up(config_of(overrides), stage, world, stack)
+        except (UserError, torch.OutOfMemoryError) as error:
+            problem = _reason(error)
+        try:
+            world.require(problem)
+        except UserError as error:  # on all ranks
+            return Tried(overrides, None, 0.0, str(error))
+        assert trial is not None
+        try:
+            together = _passes(trial, seconds, world)
+        except (UserError, torch.OutOfMemoryError) as error:
+            if world.size > 1:  # the others are waiting for this rank somewhere
+                raise UserError(f"{' '.join(overrides)}: {_reason(error)}") from error
+            return Tried(overrides, None, 0.0, _reason(error))
     rate = torch.tensor(together.clips_per_second, device=world.device)
     return Tried(overrides, together, float(world.sum(rate)), None)
 
 
-def _passes(config: RunConfig, stage: Stage, seconds: float, world: World) -> Together:
+class _Trial(NamedTuple):
+    config: RunConfig
+    task: Task
+    loader: ClipLoader
+    engine: Engine
+
+
+def _set_up(config: RunConfig, stage: Stage, world: World, stack: ExitStack) -> _Trial:
     config, task = prepared_task(config, stage, world)
     share = Share(config.training.batch_size, world.rank, world.size)
-    ahead, a_step = config.data.prefetch_batches, config.training.accumulate_steps
-    loader = ClipLoader(
-        config, stage, share, needs_motion=task.needs_motion, manifest=task.manifest
+    loader = stack.enter_context(
+        ClipLoader(config, stage, share, needs_motion=task.needs_motion, manifest=task.manifest)
     )
-    with loader:
-        drop_files(loader.feed)  # each choice meets them anew
-        engine = Engine(task.network, task.groups, config, world, task.average)
-        try:
-            batches = loader.endless()
-            for _ in range(2 * ahead + 2):  # the first compiles, and the queue fills meanwhile
-                take_pass(engine, task, next(batches))
-            begun = now(world.device)
-            for _ in range(TRIAL_PASSES):
-                take_pass(engine, task, next(batches))
-            pass_seconds = (now(world.device) - begun) / TRIAL_PASSES
-            _, count = plan_passes(pass_seconds, ahead, seconds, a_step)
-            return run_together(engine, task, loader, batches, (0, world.of_first(count)))
-        finally:
-            engine.close()
+    engine = Engine(task.network, task.groups, config, world, task.average)
+    stack.callback(engine.close)
+    return _Trial(config, task, loader, engine)
+
+
+def _passes(trial: _Trial, seconds: float, world: World) -> Together:
+    config, task, loader, engine = trial
+    ahead, a_step = config.data.prefetch_batches, config.training.accumulate_steps
+    drop_files(loader.feed)  # each choice meets them anew
+    batches, end = loader.endless(), time.perf_counter() + seconds
+    for _ in range(2 * ahead + 2):  # the first compiles, and the queue fills meanwhile
+        take_pass(engine, task, next(batches))
+        if not world.of_first(time.perf_counter() < end):
+            break
+    begun = now(world.device)
+    for _ in range(TRIAL_PASSES):
+        take_pass(engine, task, next(batches))
+    pass_seconds = (now(world.device) - begun) / TRIAL_PASSES
+    _, count = plan_passes(pass_seconds, ahead, seconds, a_step)
+    return run_together(engine, task, loader, batches, (0, world.of_first(count)))
+
+
+def _reason(error: Exception) -> str:
+    """One line for people."""
+    return str(error) if isinstance(error, UserError) else NO_MEMORY

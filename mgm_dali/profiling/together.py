@@ -88,8 +88,8 @@ def run_together(
         waited += time.perf_counter() - asked
         take_pass(engine, task, batch)
         clips += len(batch)
-    seconds = now(device) - begun
     cpu = cpu_seconds() - cpu_begun
+    seconds = now(device) - begun
     others = max(cpu_seconds_of_all() - all_begun - cpu, 0.0) / seconds
     memory = memory_of(device, loader.shared_bytes)
     return Together(count, clips, seconds, waited, cpu, others, loader.num_skipped, memory)

@@ -29,12 +29,7 @@ def draw_profile(profile: Profile) -> Figure:
 
 
 def _draw_parts(axes: Axes, profile: Profile) -> None:
-    costs = profile.costs
-    rows = {
-        "workers": costs.worker_steps,
-        "graph": costs.graph_steps,
-        "computing": costs.computing_steps,
-    }
+    rows = {place: steps for place, (steps, _) in profile.costs.places.items()}
     longest = max(sum(step.seconds for step in steps.values()) for steps in rows.values())
     for place, steps in enumerate(rows.values()):
         left = 0.0
@@ -57,8 +52,7 @@ def _draw_rates(axes: Axes, profile: Profile) -> None:
     workers = f"{profile.machine.num_workers} worker process(es)"
     names = {"storage": "storage", **TITLES, "workers": workers, "cores": cores}
     rates = [profile.limits[name] for name in names]
-    lowest = min(rates)
-    colours = [COLOURS[1] if rate == lowest else COLOURS[0] for rate in rates]
+    colours = [COLOURS[1] if name == profile.bound.limit else COLOURS[0] for name in names]
     rates.append(profile.together.clips_per_second)
     colours.append(COLOURS[2])
     labels = [*names.values(), "together, found"]
@@ -67,9 +61,9 @@ def _draw_rates(axes: Axes, profile: Profile) -> None:
     axes.grid(axis="x", which="both", color="0.92")
     for place, rate in enumerate(rates):
         axes.annotate(f"{rate:.3g}", (rate, place), (8, 0), textcoords="offset points", va="center")
-    axes.axvline(lowest, color=COLOURS[1], linestyle="--", linewidth=1)
+    axes.axvline(profile.limits[profile.bound.limit], color=COLOURS[1], linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rates)), labels)
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.15)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("clips/s that each would allow by itself (log); the lowest bounds the run")
+    axes.set_xlabel("clips/s that each would allow by itself (log); the dashed one bounds the run")

@@ -194,10 +194,10 @@ class Heartbeat:
 def watched(world: World, config: RunConfig) -> Iterator[Callable[[str], None]]:
     """Has the ranks watch one another for as long as the block runs.
 
-    Gives a function to be called with what the main thread does next; nobody hears it in a world of
-    one.
-    What gloo or NCCL raise when a rank is gone becomes a `UserError`. A `UserError` that the first
-    rank has too is told by that one alone: the others exit with its status and without a word.
+    Gives a function to be called with what the main thread does next; in a world of one nobody
+    hears it. What gloo or NCCL raise when a rank is gone becomes a `UserError`. A `UserError` that
+    the first rank has too is told by that one alone: the others exit with its status and without a
+    word.
     """
     if world.store is None:
         yield lambda _what: None

@@ -22,9 +22,10 @@ MAY_CHANGE = (
     *("data.num_workers", "data.prefetch_batches", "data.max_skipped", "data.val", "evaluation"),
     *("probe", "output_dir", "mask.compile", "training.checkpoint_activations"),
 )
-"""What a resumed run may have otherwise: it changes none of the numbers that come. The global batch
-itself must stay, which its checkpoint tells; how it is split among ranks and forward passes changes
-the draws of finetuning's noise (stochastic depth, dropout, mixup), and sums by their rounding."""
+"""What a resumed run may have otherwise: it goes on with the same clips, masks and rates. The
+global batch must stay, which its checkpoint tells. How that is split among ranks and forward passes
+changes the rounding of sums, and while finetuning also what stochastic depth, dropout and mixup
+draw; it is accepted all the same, so that a run can move to other GPUs."""
 
 
 @contextmanager

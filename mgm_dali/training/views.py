@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mgm_dali.config import RunConfig
+from mgm_dali.pipelines.feed import REASON_BYTES, reason_bytes, reason_text
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.share import Share
 from mgm_dali.training.classes import Judged
@@ -19,9 +20,6 @@ from mgm_dali.training.judging import autocast
 from mgm_dali.training.world import World
 
 __all__ = ["MergedViews", "merge_views", "merged", "open_views", "reasons_of", "summed_views"]
-
-REASON_BYTES = 256
-"""As much of a reason as ranks tell one another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +115,6 @@ def reasons_of(rows: NDArray[np.int64], own: Mapping[int, str], world: World) ->
     for place, row in enumerate(rows.tolist()):
         if lowest[place] == world.rank:
             reason = own.get(row, "the network's output for it is no number")
-            encoded = reason.encode(errors="replace")[:REASON_BYTES]
-            written[place, : len(encoded)] = np.frombuffer(encoded, np.uint8)
-    told = world.sum(torch.from_numpy(written).to(world.device)).cpu().numpy()
-    return [line.tobytes().rstrip(b"\0").decode(errors="replace") for line in told]
+            written[place] = reason_bytes(reason)
+    told = world.sum(torch.from_numpy(written).to(world.device)).cpu()
+    return [reason_text(line) for line in told.tolist()]

@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mgm_dali.video.frame_index import FrameIndex, frame_index, index_and_packets, index_of
+from mgm_dali.video.frame_index import frame_index, index_and_packets
 from mgm_dali.video.opening import OpenVideo, VideoError, open_video
 from mgm_dali.video.rgb import RgbConverter
 from mgm_dali.video.seeking import NumberedFrame, and_flush, decode_by_seeking, decode_packet
 from mgm_dali.video.window import Window
 
 __all__ = [
-    "FrameIndex",
     "FrameNumbers",
     "VideoError",
     "VideoFacts",
     "decode_all_frames",
     "decode_frames",
-    "index_frames",
     "probe",
     "read_frames",
 ]
@@ -56,22 +54,6 @@ class VideoFacts:
     codec: str
     """libavcodec's name of the codec, such as h264."""
     duration_seconds: float
-
-
-def index_frames(path: str | Path) -> FrameIndex:
-    """Lists the frames of a video; `len(index.pts)` is their number.
-
-    Where frames can only be counted (`index.ordinal`) the whole video is decoded and `pts` holds
-    0, 1, 2, ... Raises `VideoError` if the file cannot be opened or shows no frame.
-    """
-    index = index_of(path)
-    if not index.ordinal:
-        return index
-    count = sum(1 for _ in decode_all_frames(path))
-    if not count:
-        raise VideoError(path, "no frame of it can be decoded")
-    numbers = np.arange(count, dtype=np.int64)
-    return FrameIndex(numbers, numbers[:1], ordinal=True, codec=index.codec)
 
 
 def probe(path: str | Path) -> VideoFacts:
