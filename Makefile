@@ -13,7 +13,7 @@ BENCH ?= bench-numbers
 QUICK ?=
 BENCH_OPTIONS =
 OWN_VIDEOS = $(if $(VIDEOS),--videos $(VIDEOS))
-BENCHES = motion loader masking mask-merit model end-to-end feeding scaling manifest
+BENCHES = motion estimates loader masking mask-merit model end-to-end feeding scaling manifest
 READY = $(VENV)/ready
 
 .PHONY: demo test test-slow test-gpu check format bench $(BENCHES:%=bench-%) bench-page pictures \
@@ -52,7 +52,7 @@ $(BENCHES:%=bench-%): bench-%: $(READY)
 		$(if $(QUICK),--quick) --json $(BENCH)/$(subst -,_,$*).json
 
 bench-motion bench-loader bench-end-to-end: BENCH_OPTIONS = --peers $(PEERS) $(OWN_VIDEOS)
-bench-feeding: BENCH_OPTIONS = $(OWN_VIDEOS)
+bench-estimates bench-feeding: BENCH_OPTIONS = $(OWN_VIDEOS)
 
 bench-page: $(READY)
 	$(VENV)/bin/python benchmarks/page.py --numbers $(BENCH) --page docs/performance.md \
