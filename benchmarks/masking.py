@@ -81,12 +81,13 @@ def _measure(console: Console, options: argparse.Namespace, _folder: Path) -> di
     )
     devices: dict[str, Any] = {}
     rows: list[Row] = []
-    for name in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    names = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
+    for name in names:
         device = torch.device(name)
         where = torch.cuda.get_device_name() if name == "cuda" else "CPU"
         contenders = list(contenders_on(device, options.batch))
         kernels = None
-        if not options.no_compile:
+        if not options.no_compile and name == names[-1]:
             compiled, kernels = compiled_contender(device, options.batch)
             contenders.append(compiled)
         take_turns(contenders, options.rounds, device)

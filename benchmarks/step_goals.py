@@ -55,6 +55,13 @@ class Measured:
         for timings, seconds in ((self.wall, wall), (self.cpu, cpu)):
             timings.seconds.setdefault(label, {}).setdefault(CLIP, []).append(seconds / clips)
 
+    def fail(self, label: str, error: Exception) -> None:
+        """Keeps why a contender is not measured, and nothing else of it."""
+        self.failures[label] = str(error).splitlines()[0]
+        self.losses.pop(label, None)
+        for timings in (self.wall, self.cpu):
+            timings.seconds.pop(label, None)
+
 
 def goals_of(setup: Setup) -> list[Goal]:
     """How many times as fast as others ours shall be; none for sizes of which nothing is hoped."""

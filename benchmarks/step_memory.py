@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from step_contenders import CONTENDERS, Inputs, Setup
+from step_contenders import CONTENDERS, Inputs, Setup, first_network
 
 from mgm_dali.errors import UserError
 
@@ -50,6 +50,7 @@ def memory_of(setup: Setup, label: str, threads: int) -> Memory:
 def _measure(setup: Setup, label: str, threads: int) -> Memory:
     torch.set_num_threads(threads)
     step = CONTENDERS[label](setup, Inputs.of(setup))
+    first_network.cache_clear()  # no part of what a step needs
     step()
     if setup.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -105,6 +105,10 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 
 def unit_pixels(patches: Tensor) -> Tensor:
     """`[B, N, P]` normalised to `[B, N, 512, C]` float32 in [0, 1]."""
-    mean = patches.new_tensor(IMAGENET_MEAN, dtype=torch.float32)
-    deviation = patches.new_tensor(IMAGENET_STD, dtype=torch.float32)
+    mean, deviation = _on_device(IMAGENET_MEAN, patches), _on_device(IMAGENET_STD, patches)
     return patches.float().reshape(*patches.shape[:2], -1, CHANNELS) * deviation + mean
+
+
+def _on_device(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """`[C]` float32, made on the device: a tensor of Python's numbers would wait for it."""
+    return torch.stack([like.new_full((), value, dtype=torch.float32) for value in values])

@@ -1,8 +1,9 @@
 """Gathers evidence on a GPU: correctness and speed, into one JSON file and Markdown tables.
 
 Sections run one after the other, each in a process of its own; one that fails or hangs is recorded,
-and the rest goes on. Called again with the same file, it runs what is not done yet. The exit status
-is 1 if a check failed or a section broke down, and 2 if there is nothing to run on.
+and the rest goes on. Called again with the same file, it runs what has not run yet, then what was
+cut off; what failed or hung runs again only if it is named. The exit status is 1 if a check failed
+or a section broke down, and 2 if there is nothing to run on.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gpu.record import Record
-from gpu.running import BAD_STATES, Section, run_section
+from gpu.running import Section, left_over, run_section
 from gpu.sections import SECTIONS
 from gpu.setting import ROOT, Setting
 
@@ -28,6 +29,8 @@ from mgm_dali.errors import UserError
 SECONDS = 1440
 LEAST_SECONDS = 15
 """With less time left, no section is begun."""
+LEAST_SHARE = 0.5
+"""Of a section's limit; with less time left it is begun only if it is asked for by its name."""
 NOTHING_TO_RUN_ON = 2
 
 
@@ -37,8 +40,9 @@ def main() -> int:
     if options.list:
         _say(*(f"{name:17}{section.title}" for name, section in SECTIONS.items()))
         return 0
-    if not options.rehearse and not _sees_gpu():
-        _say("no GPU: this Python's torch sees none; --rehearse runs all in the smallest form")
+    problem = None if options.rehearse else _why_no_gpu()
+    if problem:
+        _say(f"no GPU: {problem}; --rehearse runs all in the smallest form")
         return NOTHING_TO_RUN_ON
     facts = {"rehearsal": options.rehearse, "commit": options.commit or _commit()}
     try:
@@ -47,6 +51,8 @@ def main() -> int:
         _say(f"error: {error}")
         return NOTHING_TO_RUN_ON
     record.content["date"] = date.today().isoformat()
+    record.write()  # what a call that is killed has found belongs to it
+    _adopt(record)
     asked_to_stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.set())
@@ -78,6 +84,15 @@ def _options() -> argparse.Namespace:
     return options
 
 
+def _adopt(record: Record) -> None:
+    """Keeps what the section has found during which an earlier call was killed."""
+    for name, section in SECTIONS.items():
+        path = record.path_of(name)
+        if path.exists():
+            record.put(name, left_over(section, path))
+            path.unlink()
+
+
 def _run_all(
     options: argparse.Namespace, record: Record, folder: Path, asked_to_stop: threading.Event
 ) -> None:
@@ -86,11 +101,14 @@ def _run_all(
     deadline = time.monotonic() + options.seconds
     for name in _due(options.only, record):
         section, left = SECTIONS[name], deadline - time.monotonic()
-        if asked_to_stop.is_set() or left < LEAST_SECONDS:
+        least = LEAST_SECONDS if options.only else LEAST_SHARE * section.limit_seconds
+        if asked_to_stop.is_set() or left < max(least, LEAST_SECONDS):
             if record.state(name) == "not run":
-                reason = f"the {options.seconds:.0f} s of the call were over, or it was stopped"
+                reason = f"of the call's {options.seconds:.0f} s {max(left, 0):.0f} were left"
+                if asked_to_stop.is_set():
+                    reason = "the call was asked to stop"
                 record.put(name, _missing(section, reason))
-            _say(f"{name:17}not run, the time is over")
+            _say(f"{name:17}not begun, {max(left, 0):.0f} s are left")
             continue
         _say(f"{name:17}begins")
         setting = Setting(
@@ -100,8 +118,10 @@ def _run_all(
             device="cpu" if options.rehearse else "cuda",
             tiny=options.rehearse,
         )
-        outcome = run_section(name, section, setting, asked_to_stop.is_set)
+        found = record.path_of(name)
+        outcome = run_section(section, setting, found, asked_to_stop.is_set)
         record.put(name, outcome)
+        found.unlink(missing_ok=True)
         failed = sum(not check["passed"] for check in outcome["checks"])
         _say(
             f"{name:17}{outcome['state']} after {outcome['seconds']:.0f} s, "
@@ -109,8 +129,7 @@ def _run_all(
         )
     for name, section in SECTIONS.items():
         if name not in record.content["sections"]:
-            record.content["sections"][name] = _missing(section, "not asked for")
-    record.write()
+            record.put(name, _missing(section, "not asked for"))
 
 
 def _missing(section: Section, reason: str) -> dict[str, Any]:
@@ -118,17 +137,20 @@ def _missing(section: Section, reason: str) -> dict[str, Any]:
 
 
 def _due(only: Sequence[str] | None, record: Record) -> list[str]:
-    """What is asked for, else all that has no result yet."""
+    """What is asked for, else all that has not run, and behind it what was cut off."""
     if only:
         return [name for name in SECTIONS if name in only]
-    again = (*BAD_STATES, "cut off", "not run")
-    return [name for name in SECTIONS if record.state(name) in again]
+    again = ("not run", "cut off")
+    return [name for state in again for name in SECTIONS if record.state(name) == state]
 
 
-def _sees_gpu() -> bool:
-    """Asked in another process, so that this one holds nothing of the GPU."""
-    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+def _why_no_gpu() -> str | None:
+    """None if there is one; asked in another process, so that this one holds nothing of it."""
+    code = "import torch; assert torch.cuda.is_available(), 'torch sees none'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
 
 
 def _commit() -> str | None:

@@ -10,6 +10,12 @@ command -v "$python" >/dev/null || {
     printf 'gpu_evidence: no %s: run `make .venv/ready`, or set PYTHON=...\n' "$python" >&2
     exit 2
 }
+# Where containers get the driver's libraries, of which the linker may not know.
+for folder in /usr/local/nvidia/lib*; do
+    if [ -d "$folder" ]; then
+        export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder"
+    fi
+done
 export OMP_WAIT_POLICY=PASSIVE
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" "$root/scripts/gpu_evidence.py" "$@"

@@ -1,6 +1,8 @@
 """The same numbers on a GPU; run by `make test-gpu`."""
 
 import copy
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +23,7 @@ from mgm_dali.models.kernels import (
     why_unusable,
 )
 from mgm_dali.pipelines import Share, make_loader
+from mgm_dali.pipelines.erasing import erase
 from mgm_dali.training.metrics import read_metrics
 from mgm_dali.training.pretrain import pretrain
 from mgm_dali.video.manifest import Video, write_manifest
@@ -55,6 +58,18 @@ def on_gpu(made):
     return Made(*(field.cuda() for field in made))
 
 
+@contextmanager
+def no_waiting():
+    """The host must not wait for the device. torch says once that it may miss some waiting."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode", UserWarning)
+            torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
 def test_masks_are_bit_equal_on_both_devices(config, kind):
@@ -70,11 +85,8 @@ def test_masks_are_bit_equal_on_both_devices(config, kind):
 @pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
 def test_masks_do_not_wait_for_the_gpu(config):
     made, seed = on_gpu(holes(GRID, 16)), seeds(16).cuda()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         masks(made, seed, config)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("config", MASK_CONFIGS.values(), ids=MASK_CONFIGS)
@@ -202,6 +214,15 @@ def test_losses_and_gradients_are_those_of_the_cpu(name):
             loss.backward()
     for one, other in zip(host.parameters(), device.parameters(), strict=True):
         torch.testing.assert_close(other.grad.cpu(), one.grad, atol=1e-3, rtol=1e-2)
+
+
+def test_a_forward_pass_and_erasing_do_not_wait_for_the_gpu():
+    config = tiny_config()
+    network, video = build_autoencoder(config).cuda(), normal_clip(config).cuda()
+    mask, seed = uneven_masks(config).cuda(), seeds(len(video)).cuda()
+    num_hidden = int(mask[0].sum())
+    with no_waiting():
+        network(erase(video, seed, 0.5), mask, num_hidden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -16,7 +16,6 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import gpu_evidence
 from gpu import running
-from gpu.defaults import IS_DEFAULT, paragraph
 from gpu.record import Record
 from gpu.running import Section, run_section
 from gpu.sections import SECTIONS
@@ -50,6 +49,12 @@ def dies(setting, findings):
 def lacks(setting, findings):
     raise CannotRun("there is no such hardware")
 
+def breaks_the_device(setting, findings):
+    with findings.claim("frames are right"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    with findings.claim("a claim that would fail too"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
 def finds_a_fault(setting, findings):
     with findings.claim("frames are right") as found:
         found.append("40 frames")
@@ -77,7 +82,8 @@ def setting(tmp_path, monkeypatch):
 def run_fake(name, setting, seconds=60.0, limit=None):
     section = Section(name, f"fakes:{name}", limit or seconds)
     setting.folder.mkdir(parents=True, exist_ok=True)
-    return run_section(name, section, replace(setting, seconds=seconds))
+    found = setting.folder / "found.json"
+    return run_section(section, replace(setting, seconds=seconds), found)
 
 
 @pytest.fixture
@@ -120,6 +126,12 @@ def test_a_failing_section_is_recorded_and_the_rest_goes_on(gather):
     assert broken == {"threads": 2, "not measured": "RuntimeError: out of memory"}
 
 
+def test_an_error_of_the_device_ends_its_section(setting):
+    outcome = run_fake("breaks_the_device", setting)
+    assert outcome["state"] == "failed" and "illegal memory access" in outcome["reason"]
+    assert [check["what"] for check in outcome["checks"]] == ["frames are right"]
+
+
 def test_the_status_is_0_where_nothing_failed_though_hardware_is_missing(gather):
     assert gather(["works", "lacks"])[0] == 0
 
@@ -155,7 +167,8 @@ def test_a_section_that_has_said_its_last_word_is_not_waited_for(setting, monkey
 def test_what_runs_is_ended_when_the_call_is_asked_to_stop(setting):
     setting.folder.mkdir()
     section, asked = Section("hangs", "fakes:hangs", 60), iter([False, False])
-    outcome = run_section("hangs", section, setting, lambda: next(asked, True))
+    found = setting.folder / "found.json"
+    outcome = run_section(section, setting, found, lambda: next(asked, True))
     assert outcome["state"] == "cut off" and outcome["seconds"] < 30
 
 
@@ -175,29 +188,101 @@ def test_the_file_is_whole_after_every_section(gather, monkeypatch):
     assert seen == [["works"], ["works", "fails"], ["works", "fails", "lacks"]]
 
 
-def test_a_second_call_runs_what_is_not_done_and_what_is_asked_for(gather):
-    _, first = gather(["works", "fails", "lacks"], "--only", "works", "fails")
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the sections that were begun."""
+    names = []
+    original = gpu_evidence.run_section
+
+    def run(section, *rest):
+        names.append(section.function.partition(":")[2])
+        return original(section, *rest)
+
+    monkeypatch.setattr(gpu_evidence, "run_section", run)
+    return names
+
+
+def test_a_second_call_runs_what_has_not_run_and_what_is_asked_for(gather, ran):
+    names = ["fails", "works", "lacks"]
+    _, first = gather(names, "--only", "works", "fails")
     assert first["lacks"] == {
         "title": "about lacks",
         "state": "not run",
         "reason": "not asked for",
     }
-    ran = []
-    original = gpu_evidence.run_section
-    try:
-        gpu_evidence.run_section = lambda name, *rest: ran.append(name) or original(name, *rest)
-        gather(["works", "fails", "lacks"])
-        assert ran == ["fails", "lacks"], "what is done is kept"
-        gather(["works", "fails", "lacks"], "--only", "works")
-        assert ran == ["fails", "lacks", "works"]
-    finally:
-        gpu_evidence.run_section = original
+    ran.clear()
+    gather(names)
+    assert ran == ["lacks"], "what is done is kept, and what fails would only fail again"
+    gather(names, "--only", "works", "fails")
+    assert ran == ["lacks", "fails", "works"]
+
+
+def test_what_was_cut_off_runs_again_behind_what_has_not_run(gather, ran, tmp_path):
+    record = Record(tmp_path / "evidence.json", {"rehearsal": True, "commit": "a"})
+    record.put("works", {"title": "", "state": "cut off", "reason": "", "checks": []})
+    _, sections = gather(["works", "lacks"], "--commit", "a")
+    assert ran == ["lacks", "works"] and sections["works"]["state"] == "done"
+
+
+def test_of_two_calls_the_outcome_that_tells_more_is_kept(tmp_path):
+    record = Record(tmp_path / "evidence.json", {})
+
+    def outcome(state, rows, passed=True):
+        checks = [{"what": "it holds", "passed": passed, "found": ""}]
+        figures = {"rates": [{"clips/s": 1.0}] * rows}
+        head = {"title": "", "state": state, "reason": "some reason"}
+        return {**head, "checks": checks, "figures": figures, "notes": []}
+
+    record.put("a", outcome("cut off", 3))
+    record.put("a", outcome("hung", 1, passed=False))
+    kept = record.content["sections"]["a"]
+    assert kept["state"] == "cut off" and len(kept["figures"]["rates"]) == 3
+    assert kept["notes"] == ["another call: hung some reason; failed there: it holds"]
+    record.put("a", outcome("done", 2))
+    record.put("a", outcome("failed", 9))
+    assert record.state("a") == "done"
+    record.put("a", outcome("done", 2, passed=False))
+    assert record.failures() == ["a: it holds: "], "of equals the last"
 
 
 def test_without_time_a_section_is_said_not_to_have_run(gather):
     status, sections = gather(["works", "fails"], "--seconds", "5")
     assert status == 0 and {each["state"] for each in sections.values()} == {"not run"}
-    assert all("the 5 s of the call" in each["reason"] for each in sections.values())
+    assert all("of the call's 5 s" in each["reason"] for each in sections.values())
+
+
+def test_a_section_is_begun_only_with_a_good_part_of_its_limit_unless_it_is_named(gather, ran):
+    _, sections = gather(["works"], "--seconds", "25")
+    assert not ran and sections["works"]["state"] == "not run", "its limit is 60 s"
+    gather(["works"], "--seconds", "25", "--only", "works")
+    assert ran == ["works"]
+
+
+def test_what_a_killed_call_has_found_is_kept_by_the_next(gather, ran, tmp_path, setting):
+    output = tmp_path / "evidence.json"
+    Record(output, {"rehearsal": True, "commit": "a"}).write()
+    program = (
+        "import sys; from pathlib import Path; from gpu.running import *; from gpu.record import *;"
+        "from gpu.setting import Setting; record = Record(Path(sys.argv[1]), {});"
+        "setting = Setting(Path(sys.argv[2]), 60, 1, 'cpu', True);"
+        "run_section(Section('', 'fakes:hangs', 60), setting, record.path_of('hangs'))"
+    )
+    setting.folder.mkdir()
+    arguments = [sys.executable, "-c", program, str(output), str(setting.folder)]
+    paths = [str(tmp_path), str(ROOT / "scripts"), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    left = tmp_path / "evidence.hangs.json"
+    with subprocess.Popen(arguments, env=environment) as call:
+        deadline = time.monotonic() + 60
+        while "waiting for ever" not in (left.read_text() if left.exists() else ""):
+            assert time.monotonic() < deadline and call.poll() is None
+            time.sleep(0.05)
+        call.kill()
+    _, sections = gather(["works", "hangs"], "--only", "works", "--commit", "a")
+    found = sections["hangs"]
+    assert ran == ["works"] and found["state"] == "cut off" and not left.exists()
+    assert found["reason"] == "the call was killed, at: waiting for ever"
+    psutil.Process(found["figures"]["numbers"][0]["pid"]).kill()
 
 
 def test_a_record_of_another_commit_or_of_somebody_else_is_not_gone_on_with(tmp_path):
@@ -211,7 +296,7 @@ def test_a_record_of_another_commit_or_of_somebody_else_is_not_gone_on_with(tmp_
 
 
 def test_without_a_gpu_there_is_nothing_to_run_on(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu_evidence, "_sees_gpu", lambda: False)
+    monkeypatch.setattr(gpu_evidence, "_why_no_gpu", lambda: "torch sees none")
     monkeypatch.setattr(sys, "argv", ["gpu_evidence.py", "--output", str(tmp_path / "e.json")])
     assert gpu_evidence.main() == 2 and not (tmp_path / "e.json").exists()
     assert "--rehearse" in capsys.readouterr().out
@@ -250,41 +335,6 @@ def test_the_tables_show_every_check_and_every_figure(gather, tmp_path):
                 assert any(set(cells) <= set(line.strip("| ").split(" | ")) for line in lines), row
     assert "### What the figures say of the defaults" in lines
     assert any("A rehearsal on a CPU" in line for line in lines)
-
-
-def test_numbers_are_shown_to_three_digits_and_no_text_breaks_a_table():
-    values = {1234.56: "1235", 0.123456: "0.123", 12.0: "12", 7: "7", True: "yes", None: "-"}
-    assert {value: shown(value) for value in values} == values
-    assert shown("a | b\nc") == "a \\| b c"
-
-
-def loader_row(decode="nvdec", rate=100.0, **more):
-    row = {"videos": "prepared", "decode": decode, "motion": "store", "repeats": 1, "workers": 2}
-    row |= {"NVDEC threads": 8, "prefetch": 2, "clips/s": rate, "CPU ms/clip": 5.0}
-    return row | {"low": 0.98 * rate, "high": 1.02 * rate, IS_DEFAULT: False} | more
-
-
-def said_of(*rows):
-    return paragraph({"loading": {"figures": {"loader": list(rows)}}})
-
-
-def test_the_paragraph_changes_a_default_only_for_what_is_clearly_better():
-    default = loader_row(**{IS_DEFAULT: True})
-    text = said_of(
-        *(default, loader_row(rate=150.0, **{"NVDEC threads": 16})),
-        *(loader_row(rate=103.0, prefetch=4), loader_row(rate=90.0, workers=1)),
-        *(loader_row("cpu", 60.0, workers=15), loader_row("cpu", 900.0, repeats=4)),
-    )
-    decode, threads, prefetch, workers = text.split(". ")
-    assert "at its best 150 clips/s" in decode and "with 15 workers, 60 clips/s" in decode
-    assert decode.endswith("keep it")
-    assert "8 now, 100 clips/s" in threads and "best of 8, 16 is 16" in threads
-    assert threads.endswith("**change it**")
-    assert "best of 2, 4 is 4" in prefetch and "no clear difference" in prefetch
-    assert workers.endswith("the best of 1, 2: keep it.")
-    faster = said_of(default, loader_row("cpu", 200.0, workers=15))
-    assert "**change it**: cpu is faster" in faster
-    assert "nothing can be said" in said_of({"decode": "nvdec", "not measured": "no NVDEC"})
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import ctypes
 import json
+import os
 import sys
 import time
+from dataclasses import replace
 from itertools import count, cycle
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from gpu import (
+    bad_input,
     bad_inputs,
     dali_decoder,
     decoding,
@@ -27,10 +30,11 @@ from gpu import (
     operators,
     sizes,
 )
+from gpu.configs import decode_here
 from gpu.defaults import IS_DEFAULT
 from gpu.findings import Findings
 from gpu.made_videos import made
-from gpu.setting import Setting
+from gpu.setting import ROOT, Setting
 
 from mgm_dali.video.reader import VideoError, read_frames
 
@@ -86,6 +90,14 @@ def test_sizes_are_decoded_one_after_the_other_and_together(setting, findings):
     assert row["clips/s"] > 1 and row["CPU ms/clip"] > 0
 
 
+@pytest.fixture
+def programs(monkeypatch):
+    """Programs of the evidence find their modules."""
+    paths = [str(ROOT / "scripts"), str(ROOT)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.mark.usefixtures("programs")
 def test_bad_inputs_are_told_and_good_ones_decoded_behind_them(setting, findings):
     bad_inputs.bad_inputs(setting, findings)
     require_all_hold(findings)
@@ -97,6 +109,28 @@ def test_bad_inputs_are_told_and_good_ones_decoded_behind_them(setting, findings
     assert {"garbage.webm", "empty.webm", "truncated.webm"} <= skipped
 
 
+@pytest.mark.parametrize(
+    ("end", "seconds", "reason"),
+    [
+        ("os.kill(os.getpid(), 11)", 20.0, "ended with status -11"),
+        ("time.sleep(60)", 2.0, "killed after 2 s"),
+    ],
+)
+def test_a_bad_input_that_breaks_its_process_is_told_and_so_is_what_came_before(
+    monkeypatch, tmp_path, end, seconds, reason
+):
+    (tmp_path / "gpu").mkdir()
+    said = '{"outcome": "refused", "said": "no video"}'
+    program = f"import os, time; print({said!r}, flush=True); {end}"
+    (tmp_path / "gpu" / "bad_input.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bad_inputs, "SECONDS_ALONE", seconds)
+    bad, behind = bad_inputs.alone("cpu", tmp_path, tmp_path)
+    assert bad == {"outcome": "refused", "said": "no video"}
+    assert not behind["is_same"] and reason in behind["said"]
+
+
 def test_the_decoder_is_timed_with_its_cost_on_the_host(setting, findings):
     decoding.decoding(setting, findings)
     (row,) = found_by(findings)["figures"]["the decoder alone"]
@@ -106,7 +140,7 @@ def test_the_decoder_is_timed_with_its_cost_on_the_host(setting, findings):
 
 
 def test_clips_of_the_source_lie_within_their_videos(setting):
-    manifest = made(setting, "GOP 12", 2, encoder=setting.encoder)
+    manifest = made(setting, "prepared", 2, encoder=setting.encoder)
     source = decoding.clip_source(manifest, 50, num_frames=8)
     encoded, numbers = source()
     assert len(encoded) == len(numbers) == 50
@@ -249,6 +283,29 @@ def test_the_gpus_load_is_the_mean_since_a_moment(monkeypatch, error):
     assert load.since(time.perf_counter()) == {"NVDEC %": None, "GPU %": None}
 
 
+def test_without_the_drivers_decoder_frames_come_from_the_cpu_and_that_is_said(
+    findings, monkeypatch
+):
+    on_gpu = Setting(Path("x"), seconds=1, cores=16)
+    monkeypatch.setattr("gpu.configs.can_load", lambda _library: True)
+    assert decode_here(on_gpu, findings) == "nvdec" and not found_by(findings)["notes"]
+    monkeypatch.setattr("gpu.configs.can_load", lambda _library: False)
+    assert decode_here(on_gpu, findings) == "cpu"
+    assert "decoded on the CPU" in found_by(findings)["notes"][0]
+
+
+def test_what_cannot_be_imported_hides_nothing_else_of_the_machine(setting, findings, monkeypatch):
+    for name in ("torch", "nvidia.dali", "mgm_dali.doctor", "gpu.best"):
+        monkeypatch.setitem(sys.modules, name, None)
+    machine.machine(replace(setting, device="cuda"), findings)
+    found = found_by(findings)
+    assert {row["library"] for row in found["figures"]["libraries"]} == set(machine.LIBRARIES)
+    facts = {row["what"]: row["found"] for row in found["figures"]["machine"]}
+    assert facts["cores"] and facts["numpy"] == np.__version__
+    failed = [check for check in found["checks"] if "halted" in check["found"]]
+    assert len(failed) >= 4, "each says what is missing"
+
+
 def test_the_structure_that_nvdec_fills_has_the_size_of_nvidias():
     assert ctypes.sizeof(machine.DecoderCaps) == 88
 
@@ -280,9 +337,11 @@ def test_the_files_for_a_gpu_can_be_made_and_pyav_reads_them(tmp_path, findings,
         except VideoError as error:
             raise RuntimeError(str(error)) from None
 
-    for module in (frames, sizes, bad_inputs):
+    for module in (frames, sizes, bad_input):
         monkeypatch.setattr(module, "decode", decode)
+    for module in (frames, sizes, bad_inputs):
         monkeypatch.setattr(module, "require_nvdec", lambda _setting: None)
+    monkeypatch.setattr(bad_inputs, "alone", lambda *paths: tuple(bad_input.outcomes(*paths)))
     monkeypatch.setattr(sizes, "_speed", lambda *_: None)
     monkeypatch.setattr(bad_inputs, "_in_a_training_set", lambda *_: None)
     setting = Setting(tmp_path / "work", seconds=60, cores=1)

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("scripts", "benchmarks")]
 
+import model
 from gpu import benchmark_runs, pretraining, programs, suite
+from gpu.defaults import IS_DEFAULT, paragraph
 from gpu.findings import Findings
+from gpu.setting import Setting
+from gpu.tables import shown
 
 
 def test_a_runs_speed_is_that_of_its_reports(tmp_path):
@@ -75,10 +79,31 @@ def test_a_benchmarks_file_of_another_form_is_shown_whole(tmp_path):
     }
 
 
-def test_options_that_a_benchmark_does_not_have_are_left_out():
-    wanted = ["--sizes", "vit_base", "vit_large", "--rare", "7", "--batch", "32"]
-    kept = benchmark_runs._known(wanted, "usage: [--sizes ...] [--batch N]")
-    assert kept == ["--sizes", "vit_base", "vit_large", "--batch", "32"]
+@pytest.mark.parametrize("call", benchmark_runs.STEPS + benchmark_runs.COMPILED_STEPS)
+def test_the_benchmark_of_steps_knows_the_options_it_is_called_with(call, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["model.py", "--sizes", "vit_large", *call.options])
+    options = model._options()
+    assert options.rounds == 15 and len(options.ratios) == 1 and options.no_memory
+    assert options.no_compile == (call not in benchmark_runs.COMPILED_STEPS)
+
+
+def test_figures_of_one_call_are_kept_though_others_break(tmp_path, monkeypatch):
+    first, broken = benchmark_runs.Call("first", []), benchmark_runs.Call("broken", [], 60.0)
+    calls = [broken, first, broken]
+
+    def run_program(_name, arguments, seconds):
+        if seconds:
+            raise programs.ProgramError("CUDA error: of another process")
+        Path(arguments[-1]).write_text('{"measured": {}, "about": "x", "ratios": [{"ratio": 2}]}')
+
+    monkeypatch.setattr(benchmark_runs, "run_program", run_program)
+    found = Findings(tmp_path / "found.json")
+    setting = Setting(tmp_path, seconds=60, cores=1)
+    benchmark_runs._steps("vit_base", calls, setting, found)
+    content = json.loads((tmp_path / "found.json").read_bytes())
+    assert content["figures"]["pretraining steps, first: x"] == [{"ratio": 2}]
+    assert [check["passed"] for check in content["checks"]] == [False, True, False]
+    assert "of another process" in content["checks"][0]["found"]
 
 
 def test_what_became_of_each_test_is_read(tmp_path):
@@ -90,13 +115,49 @@ def test_what_became_of_each_test_is_read(tmp_path):
         "def test_left_out(): pass\n"
     )
     report = tmp_path / "tests.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    subprocess.run([*command, "--junitxml", str(report)], capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "-v", "--junitxml", str(report)], capture_output=True, text=True, timeout=120
+    )
     outcomes = {name: (outcome, said) for name, outcome, said in suite.outcomes(report)}
     assert outcomes["test_some::test_good"] == ("passed", "")
     assert outcomes["test_some::test_bad"][0] == "failure"
     assert "not the same" in outcomes["test_some::test_bad"][1]
     assert outcomes["test_some::test_left_out"] == ("skipped", "no weights")
+    printed = {name: outcome for name, outcome, _ in suite.outcomes_of_log(done.stdout)}
+    assert printed == {name: outcome for name, (outcome, _) in outcomes.items()}
+
+
+def test_outcomes_are_read_of_what_several_processes_print_too():
+    text = (
+        "[gw2] [ 12%] PASSED tests/test_gpu.py::test_a[stride 1-B-frames] \n"
+        "tests/test_gpu.py::test_still_running \n"
+        "[gw0] [ 25%] FAILED tests/test_gpu.py::test_b \n"
+        "FAILED tests/test_gpu.py::test_b - assert 1 == 2\n"
+    )
+    assert list(suite.outcomes_of_log(text)) == [
+        ("test_gpu::test_a[stride 1-B-frames]", "passed", ""),
+        ("test_gpu::test_b", "failure", ""),
+    ]
+
+
+def test_an_old_or_broken_report_of_tests_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "pytest.xml").write_text('<testsuite><testcase name="old"/></testsuite>')
+
+    def interrupted(_command, log, *_):
+        log.write_text("tests/test_uniforms.py::test_new PASSED [ 50%]\n")
+        (tmp_path / "pytest.xml").write_text("<testsuite><testc")
+
+    for run in (lambda _command, log, *_: log.write_text("") and 0, interrupted):
+        monkeypatch.setattr(suite, "_run", run)
+        findings = Findings(tmp_path / "found.json")
+        suite.suite(Setting(tmp_path, seconds=60, cores=1, device="cpu", tiny=True), findings)
+        content = json.loads((tmp_path / "found.json").read_bytes())
+        assert "has not written its report" in content["notes"][0]
+        (check,) = content["checks"]
+        assert check["passed"] == (run is interrupted)
+    assert content["figures"]["tests"] == [{"outcome": "passed", "number": 1}]
+    assert "as far as their time reached" in check["what"]
 
 
 def test_a_program_that_fails_or_does_not_end_is_told_with_its_last_words(capsys):
@@ -108,3 +169,38 @@ def test_a_program_that_fails_or_does_not_end_is_told_with_its_last_words(capsys
         programs.run_program("it", ["-c", code], 1.0)
     programs.run_program("it", ["-c", "print('done')"])
     assert capsys.readouterr().out.split("\n")[-2] == "done"
+
+
+def test_numbers_are_shown_to_three_digits_and_no_text_breaks_a_table():
+    values = {1234.56: "1235", 0.123456: "0.123", 12.0: "12", 7: "7", True: "yes", None: "-"}
+    assert {value: shown(value) for value in values} == values
+    assert shown("a | b\nc") == "a \\| b c"
+
+
+def loader_row(decode="nvdec", rate=100.0, **more):
+    row = {"videos": "prepared", "decode": decode, "motion": "store", "repeats": 1, "workers": 2}
+    row |= {"NVDEC threads": 8, "prefetch": 2, "clips/s": rate, "CPU ms/clip": 5.0}
+    return row | {"low": 0.98 * rate, "high": 1.02 * rate, IS_DEFAULT: False} | more
+
+
+def said_of(*rows):
+    return paragraph({"loading": {"figures": {"loader": list(rows)}}})
+
+
+def test_the_paragraph_changes_a_default_only_for_what_is_clearly_better():
+    default = loader_row(**{IS_DEFAULT: True})
+    text = said_of(
+        *(default, loader_row(rate=150.0, **{"NVDEC threads": 16})),
+        *(loader_row(rate=103.0, prefetch=4), loader_row(rate=90.0, workers=1)),
+        *(loader_row("cpu", 60.0, workers=15), loader_row("cpu", 900.0, repeats=4)),
+    )
+    decode, threads, prefetch, workers = text.split(". ")
+    assert "at its best 150 clips/s" in decode and "with 15 workers, 60 clips/s" in decode
+    assert decode.endswith("keep it")
+    assert "8 now, 100 clips/s" in threads and "best of 8, 16 is 16" in threads
+    assert threads.endswith("**change it**")
+    assert "best of 2, 4 is 4" in prefetch and "no clear difference" in prefetch
+    assert workers.endswith("the best of 1, 2: keep it.")
+    faster = said_of(default, loader_row("cpu", 200.0, workers=15))
+    assert "**change it**: cpu is faster" in faster
+    assert "nothing can be said" in said_of({"decode": "nvdec", "not measured": "no NVDEC"})

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import cycle
 from typing import Any
 
@@ -13,10 +14,10 @@ from nvidia.dali.pipeline import Pipeline
 from gpu.configs import config_for
 from gpu.dali_decoder import batches_of
 from gpu.findings import Findings
-from gpu.made_videos import made, motion_store
+from gpu.made_videos import NUM_VIDEOS, made, motion_store
 from gpu.measuring import Load, rate_of, synchronizer
 from gpu.setting import NVDEC_LIBRARY, Setting, can_load
-from gpu.stepping import Stepper
+from gpu.stepping import Stepper, free_memory
 from mgm_dali.clips.rand_augment import LEVELS
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines import make_loader
@@ -59,6 +60,7 @@ def augmenting(setting: Setting, findings: Findings) -> None:
                 row |= {**rate.columns(), **load.since(start)}
     for repeats in (1, 4):
         _overlap(setting, findings, repeats)
+        free_memory()
 
 
 def _operations(setting: Setting, findings: Findings) -> None:
@@ -97,8 +99,10 @@ def _pipeline_of(setting: Setting, name: str, clips: list[NDArray[np.uint8]]) ->
 
 def _overlap(setting: Setting, findings: Findings, repeats: int) -> None:
     """Steps alone, loading alone, both: as in a training loop, where loading goes on meanwhile."""
-    with findings.row("a step of ViT-B and the loader", {"repeats": repeats}) as row:
-        stepper = Stepper.of(setting, "vit_base")
+    with (
+        findings.row("a step of ViT-B and the loader", {"repeats": repeats}) as row,
+        closing(Stepper.of(setting, "vit_base")) as stepper,
+    ):
         batch_size = stepper.config.training.batch_size
         step = stepper.step(batch_size, 0.75)
         config = _config(setting, "store", augment={"repeats": repeats})
@@ -131,7 +135,7 @@ def hidden_share(one: float, other: float, both: float) -> float:
 
 
 def _config(setting: Setting, motion: str, augment: dict[str, object]) -> RunConfig:
-    manifest = made(setting, "prepared", setting.pick(48, 4))
+    manifest = made(setting, "prepared", setting.pick(NUM_VIDEOS, 4))
     data: dict[str, object] = {"num_workers": setting.pick(8, 1)}
     if motion == "store":
         data["motion_store"] = motion_store(setting, manifest)

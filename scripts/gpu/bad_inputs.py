@@ -1,70 +1,72 @@
 """G6: what the decoder does with files that are broken or strange, and whether it works after."""
 
-import time
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rewritten_videos import rewrite, spoil
 from videos import Clip
 
+from gpu.bad_input import NUM_FRAMES
 from gpu.configs import config_for
-from gpu.dali_decoder import compared, decode, reference_frames
 from gpu.findings import Findings
 from gpu.setting import Setting, require_nvdec
 from mgm_dali.pipelines import Share, make_loader
 from mgm_dali.pipelines.recovery import cause_of
 from mgm_dali.video.manifest import Video, write_manifest
-from mgm_dali.video.reader import VideoError, probe
+from mgm_dali.video.reader import probe
 
-__all__ = ["bad_inputs"]
+__all__ = ["alone", "bad_inputs"]
 
-NUM_FRAMES = 40
 GOOD = Clip(width=192, height=128, num_frames=NUM_FRAMES, start=(8, 8), pan=(3, 2), gop=10)
 GOOD = replace(GOOD, velocity=(1, 1))
 GOOD_FILES = 6
-NUMBERS = list(range(0, NUM_FRAMES, 3))
+BROKEN = "BREAKS ITS PROCESS"
+SECONDS_ALONE = 20.0
+"""For one bad file and a good one; most of it goes into the start."""
 
 
 def bad_inputs(setting: Setting, findings: Findings) -> None:
-    """Each by itself, then all of them in a training set."""
+    """Each by itself, in a process of its own; then all of them in a training set."""
     require_nvdec(setting)
-    good = _good(setting).path()
-    reference = reference_frames(good)
-    files = _made(setting)
+    good, files = _good(setting).path(), _made(setting)
     for name, path in files.items():
-        with findings.row("bad inputs", {"input": name}) as row:
-            start = time.perf_counter()
-            outcome, said = _outcome(path, setting.decoder)
-            seconds = time.perf_counter() - start
-            row |= {"outcome": outcome, "said": said, "seconds": seconds}
-            findings.check(f"{name}: refused, or right", outcome != "WRONG FRAMES", said)
-        with findings.claim(f"behind {name}, a good file is decoded as before") as found:
-            comparison = compared(decode([good], [NUMBERS], setting.decoder)[0], reference, NUMBERS)
-            found.append(str(comparison))
-            if not comparison.is_same:
-                raise ValueError("other frames")
+        findings.doing(f"bad input {name}")
+        bad, behind = alone(setting.decoder, path, good)
+        findings.figure("bad inputs", {"input": name, **bad})
+        holds = bad["outcome"] not in ("WRONG FRAMES", BROKEN)
+        findings.check(f"{name}: refused, or right", holds, bad["said"])
+        what = f"behind {name}, a good file is decoded as before"
+        findings.check(what, behind["is_same"], behind["said"])
     _in_a_training_set(setting, findings, files)
 
 
-def _outcome(path: Path, decoder: str) -> tuple[str, str]:
-    """What comes of a file, and what is said of it, or how far it is from what PyAV reads."""
-    reference, unreadable = None, ""
-    try:
-        reference = reference_frames(path)
-    except VideoError as error:
-        unreadable = f"PyAV: {error.reason}"
-    most = NUM_FRAMES if reference is None else len(reference)
-    numbers = [number for number in NUMBERS if number < most]
-    try:
-        (found,) = decode([path], [numbers], decoder)
-    except RuntimeError as error:
-        return "refused", cause_of(error)
-    if reference is None:
-        return f"gives {len(found)} frames", unreadable
-    comparison = compared(found, reference, numbers)
-    return ("right" if comparison.is_same else "WRONG FRAMES"), str(comparison)
+def alone(decoder: str, bad: Path, good: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `gpu.bad_input` tells, in a line each, or why it does not."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpu.bad_input", decoder, str(bad), str(good)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            output, _ = process.communicate(timeout=SECONDS_ALONE)
+            ended = f"its process ended with status {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            ended = f"it was killed after {SECONDS_ALONE:.0f} s"
+    told = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    for each in told:
+        each["said"] = cause_of(RuntimeError(each["said"]))
+    unsaid: list[dict[str, Any]] = [{"outcome": BROKEN}, {"is_same": False}]
+    lines = [*told, *({**line, "said": ended} for line in unsaid[len(told) :])]
+    return lines[0], lines[1]
 
 
 def _in_a_training_set(setting: Setting, findings: Findings, files: Mapping[str, Path]) -> None:

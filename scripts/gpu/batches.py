@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
+from gpu.best import product_tflops
 from gpu.findings import Findings
 from gpu.measuring import rate_of, synchronizer
 from gpu.setting import Setting
-from gpu.stepping import Stepper, free_memory, product_tflops
+from gpu.stepping import Stepper, free_memory
 
 __all__ = ["VARIANTS", "Variant", "batches"]
 
@@ -26,21 +28,23 @@ class Variant:
     """Of ZeRO; `training.zero_stage: auto` takes 1 for bf16."""
     zero: Mapping[str, object] = field(default_factory=dict)
     """DeepSpeed's own options of ZeRO."""
+    kernel: str = "auto"
+    """What computes attention; `auto` measures them."""
     ratios: Sequence[float] = RATIOS
     batches: Sequence[int] = BATCHES
 
 
+of_vit_base = partial(Variant, "vit_base", ratios=(0.75,), batches=(32,))
 VARIANTS = (
     Variant("vit_base", "ZeRO 1"),
-    Variant(
-        "vit_base",
+    of_vit_base("ZeRO 1, attention by flash", kernel="flash"),
+    of_vit_base("ZeRO 1, attention by cudnn", kernel="cudnn"),
+    Variant("vit_large", "ZeRO 1", batches=(32, 64, 128)),
+    of_vit_base(
         "ZeRO 1, buckets of 50 million numbers, nothing overlapped",
         zero={"overlap_comm": False, "reduce_bucket_size": 50_000_000},
-        ratios=(0.75,),
-        batches=(32,),
     ),
-    Variant("vit_base", "ZeRO 0", stage=0, ratios=(0.75,), batches=(32,)),
-    Variant("vit_large", "ZeRO 1"),
+    of_vit_base("ZeRO 0", stage=0),
 )
 TINY = Variant("vit_base", "ZeRO 1", ratios=(0.75,), batches=(2,))
 """For a rehearsal."""
@@ -64,6 +68,7 @@ def _measure(setting: Setting, findings: Findings, variant: Variant, reached: fl
             variant.network,
             deepspeed={"zero_optimization": dict(variant.zero)} if variant.zero else {},
             zero_stage=variant.stage,
+            attention_kernel=variant.kernel,
             precision="bf16",
         )
         steppers.append(stepper)
@@ -74,6 +79,7 @@ def _measure(setting: Setting, findings: Findings, variant: Variant, reached: fl
             findings.figure("attention of a step, 0.75 hidden", attention)
         for ratio in variant.ratios:
             _double(setting, findings, (variant, stepper), ratio, reached)
+        stepper.close()
 
 
 def _double(

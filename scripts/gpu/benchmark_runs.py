@@ -1,9 +1,8 @@
 """The figures of benchmarks/masking.py and benchmarks/model.py, which are run as they are."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -11,9 +10,13 @@ from typing import Any
 from gpu.findings import Findings
 from gpu.mask_checks import same_masks
 from gpu.programs import run_program
-from gpu.setting import ROOT, CannotRun, Setting
+from gpu.setting import ROOT, Setting
 
 __all__ = [
+    "COMPILED_STEPS",
+    "MASKS",
+    "STEPS",
+    "Call",
     "flattened",
     "mask_rows",
     "masks",
@@ -26,26 +29,58 @@ CLIP = "clip"
 OFFICIAL, PEAK = "VideoMAE's own", "the device's peak"
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a benchmark, which keeps what it finds before the next.
+
+    A benchmark that is killed leaves nothing: what takes long and may fail is called last.
+    """
+
+    about: str
+    options: Sequence[str]
+    seconds: float | None = None
+    """After which it is killed."""
+
+
+MASKS = (
+    Call("not compiled", ["--no-compile"], 60.0),
+    Call("compiled too", ["--rounds", "2"], 90.0),
+)
+TINY_MASKS = (Call("not compiled", ["--batch", "2", "--rounds", "1", "--no-compile"]),)
+IN_BF16 = ("--precisions", "bf16", "--batch", "32", "--rounds", "15", "--seconds", "45")
+# Memory by batch is measured elsewhere, and every contender would need a process for it.
+PLAIN = (*IN_BF16, "--no-memory", "--no-compile")
+STEPS = (
+    Call("0.75 hidden", [*PLAIN, "--ratios", "0.75"], 150.0),
+    Call("0.9 hidden", [*PLAIN, "--ratios", "0.9"], 150.0),
+)
+COMPILED_STEPS = (
+    Call("0.75 hidden, compiled too", [*IN_BF16, "--no-memory", "--ratios", "0.75"], 180.0),
+)
+TINY = ("--precisions", "fp32", "--batch", "1", "--no-memory", "--no-compile", "--ratios", "0.9")
+TINY_STEPS = (Call("0.9 hidden", TINY),)
+
+
 def masks(setting: Setting, findings: Findings) -> None:
-    """Are they the CPU's; then milliseconds for those of 64 clips, plain and compiled."""
+    """Are they the CPU's; then milliseconds for those of 64 clips."""
     same_masks(setting, findings)
-    tiny = ["--batch", "2", "--rounds", "1", "--no-compile"]
-    numbers = _run(setting, findings, "masking", setting.pick([], tiny))
-    _keep(findings, "masks of a batch", list(mask_rows(numbers)), numbers)
+    for call in setting.pick(MASKS, TINY_MASKS):
+        if numbers := _measured(setting, findings, "masking", call):
+            table = f"masks of a batch, {call.about}"
+            _keep(findings, table, list(mask_rows(numbers)), numbers)
 
 
-def _steps(size: str, setting: Setting, findings: Findings) -> None:
+def _steps(size: str, calls: Sequence[Call], setting: Setting, findings: Findings) -> None:
     """A pretraining step of ours, of transformers and of VideoMAE's own network."""
-    full = ["--sizes", size, "--ratios", "0.75", "0.9", "--precisions", "bf16", "--batch", "32"]
-    tiny = ["--sizes", "vit_micro", "--ratios", "0.9", "--precisions", "fp32", "--batch", "1"]
-    # Memory by batch is measured elsewhere, and every contender would need a process for it.
-    wanted = setting.pick([*full, "--no-memory"], [*tiny, "--no-memory", "--no-compile"])
-    numbers = _run(setting, findings, "model", wanted)
-    _keep(findings, "pretraining steps", list(step_rows(numbers)), numbers)
+    for call in setting.pick(calls, TINY_STEPS):
+        of_size = ["--sizes", setting.pick(size, "vit_micro"), *call.options]
+        if numbers := _measured(setting, findings, "model", replace(call, options=of_size)):
+            table = f"pretraining steps, {call.about}"
+            _keep(findings, table, list(step_rows(numbers)), numbers)
 
 
-steps_vit_base = partial(_steps, "vit_base")
-steps_vit_large = partial(_steps, "vit_large")
+steps_vit_base = partial(_steps, "vit_base", STEPS + COMPILED_STEPS)
+steps_vit_large = partial(_steps, "vit_large", STEPS)
 
 
 def mask_rows(numbers: Mapping[str, Any], name: str = "") -> Iterator[dict[str, object]]:
@@ -108,31 +143,17 @@ def _keep(
             findings.figure(table, {"number": path, "found": value})
 
 
-def _run(setting: Setting, findings: Findings, name: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """What the script writes, called with those of the options that it has."""
+def _measured(setting: Setting, findings: Findings, name: str, call: Call) -> dict[str, Any]:
+    """What the script writes; empty if it fails, which is a check."""
     script = ROOT / "benchmarks" / f"{name}.py"
-    if not script.exists():
-        raise CannotRun(f"benchmarks/{name}.py is not there")
-    usage = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True
-    ).stdout
-    options = _known(wanted, usage)
-    path = setting.folder / f"{name}-{'-'.join(options[:2]).strip('-')}.json"
-    findings.doing(" ".join([f"benchmarks/{name}.py", *options]))
-    findings.note(f"Command: `python benchmarks/{name}.py {' '.join(options)}`")
-    run_program(f"benchmarks/{name}.py", [str(script), *options, "--json", str(path)])
-    numbers: dict[str, Any] = json.loads(path.read_bytes())
+    command = f"benchmarks/{name}.py {' '.join(call.options)}"
+    path = setting.folder / f"{name}-numbers.json"
+    path.unlink(missing_ok=True)
+    numbers: dict[str, Any] = {}
+    with findings.claim(f"`python {command}` comes to its end"):
+        run_program(command, [str(script), *call.options, "--json", str(path)], call.seconds)
+        numbers = json.loads(path.read_bytes())
     return numbers
-
-
-def _known(wanted: Sequence[str], usage: str) -> list[str]:
-    """Without the options that this version of the script does not have, and their values."""
-    kept, keeps = [], True
-    for word in wanted:
-        keeps = word in usage if word.startswith("--") else keeps
-        if keeps:
-            kept.append(word)
-    return kept
 
 
 def _spread(times: Any, scale: float) -> dict[str, object]:

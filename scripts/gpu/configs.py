@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from gpu.setting import Setting
+from gpu.findings import Findings
+from gpu.setting import NVDEC_LIBRARY, Setting, can_load
 from mgm_dali.config import RunConfig
 
-__all__ = ["config_for", "model_for"]
+__all__ = ["config_for", "decode_here", "model_for"]
 
 
 def model_for(setting: Setting, name: str = "vit_base") -> dict[str, object]:
@@ -31,3 +32,11 @@ def config_for(setting: Setting, manifest: Path, **sections: Any) -> RunConfig:
         both = isinstance(values, dict) and isinstance(tree.get(name), dict)
         tree[name] = {**tree[name], **values} if both else values
     return RunConfig.model_validate(tree)
+
+
+def decode_here(setting: Setting, findings: Findings) -> str:
+    """The decoder of a section that can do without NVDEC; noted if it has to."""
+    if setting.on_gpu and not can_load(NVDEC_LIBRARY):
+        findings.note(f"decoded on the CPU, not by NVDEC: there is no {NVDEC_LIBRARY}")
+        return "cpu"
+    return setting.decode

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,22 @@ import numpy as np
 
 from gpu.dali_decoder import batches_of, decoding_pipeline
 from gpu.findings import Findings
-from gpu.made_videos import made
+from gpu.made_videos import NUM_VIDEOS, made
 from gpu.measuring import Load, rate_of, synchronizer
 from gpu.setting import Setting, require_nvdec
 from mgm_dali.video.manifest import read_manifest
 
 __all__ = ["clip_source", "decoding"]
 
-THREADS, BATCHES, KINDS = (1, 2, 4, 8, 16), (8, 16), ("GOP 12", "GOP 250")
-LARGEST = 32
+LARGEST, THREADS = 32, 8
+CELLS = (
+    *(("prepared", LARGEST, threads, True) for threads in (1, 4, THREADS, 16)),
+    ("prepared", 8, THREADS, True),
+    ("prepared", LARGEST, THREADS, False),
+    ("GOP 250", LARGEST, THREADS, True),
+    ("as found", LARGEST, THREADS, True),
+)
+"""Kind of videos, clips of a batch, threads, and whether each keeps to a core."""
 CLIP_FRAMES, STRIDE_FRAMES = 16, 4
 SECONDS = 2.4
 
@@ -26,13 +32,10 @@ SECONDS = 2.4
 def decoding(setting: Setting, findings: Findings) -> None:
     """Each cell for some seconds; the GPU's load and the host's time beside it."""
     require_nvdec(setting)
-    cells = [(kind, LARGEST, threads, True) for kind, threads in product(KINDS, THREADS)]
-    cells += [(kind, batch, 8, True) for kind, batch in product(KINDS, BATCHES)]
-    cells += [("GOP 12", LARGEST, 8, False), ("as found", LARGEST, 8, True)]
-    cells = setting.pick(cells, [("GOP 12", 2, 1, True)])
+    cells = setting.pick(CELLS, (("prepared", 2, 1, True),))
     with Load() as load:
         for kind, batch, threads, pinned in cells:
-            manifest = made(setting, kind, setting.pick(32, 2), encoder=setting.encoder)
+            manifest = made(setting, kind, setting.pick(NUM_VIDEOS, 2), encoder=setting.encoder)
             known = {"videos": kind, "batch": batch, "threads": threads, "pinned": pinned}
             with findings.row("the decoder alone", known) as row:
                 pipeline = decoding_pipeline(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from videos import Clip
 
-from gpu.configs import config_for
+from gpu.configs import config_for, decode_here
 from gpu.findings import Findings
 from gpu.measuring import resident_megabytes
-from gpu.setting import Setting, require_nvdec
+from gpu.setting import Setting
 from mgm_dali.pipelines import make_loader
 from mgm_dali.video.manifest import Video, write_manifest
 from mgm_dali.video.reader import probe
@@ -28,11 +28,11 @@ Point = dict[str, float]
 
 def endurance(setting: Setting, findings: Findings) -> None:
     """Finetuning clips, for they need no motion; memory at some points of the way."""
-    require_nvdec(setting)
+    decode = decode_here(setting, findings)
     num_batches, batch_size = setting.pick(BATCHES, 8), setting.pick(BATCH_SIZE, 2)
     manifest = mixed_videos(setting)
     clip, training = {"stride_frames": 1}, {"batch_size": batch_size}
-    config = config_for(setting, manifest, clip=clip, training=training)
+    config = config_for(setting, manifest, decode=decode, clip=clip, training=training)
     points: list[Point] = []
     deadline = time.monotonic() + SHARE_OF_TIME * setting.seconds
     every = max(num_batches // setting.pick(POINTS, 4), 1)

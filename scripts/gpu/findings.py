@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gpu.programs import ProgramError
 from gpu.setting import CannotRun
 from mgm_dali.files import write_whole
 
@@ -14,6 +15,8 @@ __all__ = ["Findings", "in_a_line"]
 
 LONGEST_TEXT = 600
 """Characters of a message that are kept; DALI's run to pages."""
+LASTING = ("CUDA error", "cudaErrorIllegalAddress")
+"""In messages of torch and of DALI behind which a process mostly cannot use the GPU any more."""
 
 
 class Findings:
@@ -54,7 +57,10 @@ class Findings:
 
     @contextmanager
     def claim(self, what: str) -> Iterator[list[str]]:
-        """A check of what the block does: it must not raise. Yields a list for what was found."""
+        """A check of what the block does: it must not raise. Yields a list for what was found.
+
+        An error of the GPU itself ends the section: all that follows would fail with it.
+        """
         self.doing(what)
         found: list[str] = []
         try:
@@ -63,12 +69,17 @@ class Findings:
             raise
         except Exception as error:  # whatever a library may raise is the finding
             self.check(what, False, "; ".join([*found, in_a_line(error)]))
+            if _lasts(error):
+                raise
         else:
             self.check(what, True, "; ".join(found))
 
     @contextmanager
     def row(self, table: str, known: Mapping[str, object]) -> Iterator[dict[str, object]]:
-        """A row of which `known` is given and the block adds the rest; or why it could not."""
+        """A row of which `known` is given and the block adds the rest; or why it could not.
+
+        An error of the GPU itself ends the section.
+        """
         self.doing(f"{table}: " + ", ".join(f"{name} {value}" for name, value in known.items()))
         row = dict(known)
         try:
@@ -77,6 +88,9 @@ class Findings:
             raise
         except Exception as error:  # the other rows are still worth having
             row["not measured"] = in_a_line(error)
+            if _lasts(error):
+                self.figure(table, row)
+                raise
         self.figure(table, row)
 
     def end(self, state: str, reason: str = "") -> None:
@@ -92,6 +106,11 @@ def in_a_line(error: BaseException) -> str:
     """The kind of an error and what it says, in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:LONGEST_TEXT]
+
+
+def _lasts(error: BaseException) -> bool:
+    in_this_process = not isinstance(error, ProgramError)
+    return in_this_process and any(words in str(error) for words in LASTING)
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ import torch
 
 from gpu.configs import config_for
 from gpu.findings import Findings
-from gpu.made_videos import made
+from gpu.made_videos import NUM_VIDEOS, made
 from gpu.pretraining import run_command
 from gpu.setting import NVDEC_LIBRARY, Setting, can_load
 from mgm_dali.config import RunConfig
@@ -36,7 +36,7 @@ AUGMENT = {
 
 def finetuning(setting: Setting, findings: Findings) -> None:
     """As configs/finetune/k400_vitb.yaml has it, from random weights; then 5 x 3 views."""
-    manifest = made(setting, "prepared", setting.pick(48, 4))
+    manifest = made(setting, "prepared", setting.pick(NUM_VIDEOS, 4))
     decoders = ("nvdec", "cpu") if setting.on_gpu else ("cpu",)
     if setting.on_gpu and not can_load(NVDEC_LIBRARY):
         findings.note(f"without NVDEC: there is no {NVDEC_LIBRARY}")
@@ -53,7 +53,7 @@ def _finetune(setting: Setting, findings: Findings, manifest: Path, decode: str)
     training = {
         "batch_size": setting.pick(32, 4),
         "max_steps": setting.pick(100_000, 6),
-        "max_minutes": setting.pick(0.6, 1.0),
+        "max_minutes": setting.pick(0.5, 1.0),
         "log_every_steps": setting.pick(5, 2),
         "layer_decay": 0.75,
         "checkpoint_every_steps": 10**6,

@@ -6,10 +6,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from gpu.configs import config_for
+from gpu.configs import config_for, decode_here
 from gpu.findings import Findings
-from gpu.made_videos import made, motion_store
-from gpu.setting import Setting, require_nvdec
+from gpu.made_videos import NUM_VIDEOS, made, motion_store
+from gpu.setting import Setting
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines import make_loader
@@ -21,13 +21,14 @@ NUM_HELD, NUM_BEFORE, NUM_BEHIND = 10, 3, 4
 
 def iterating(setting: Setting, findings: Findings) -> None:
     """With a motion store, and four clips of each decoding in a second round."""
-    require_nvdec(setting)
-    manifest = made(setting, "prepared", setting.pick(48, 4))
+    decode = decode_here(setting, findings)
+    manifest = made(setting, "prepared", setting.pick(NUM_VIDEOS, 4))
     data = {"motion_store": motion_store(setting, manifest)}
     for repeats in setting.pick((1, 4), (2,)):
         training = {"batch_size": setting.pick(16, 4)}
+        augment = {"repeats": repeats}
         config = config_for(
-            setting, manifest, data=data, training=training, augment={"repeats": repeats}
+            setting, manifest, decode=decode, data=data, training=training, augment=augment
         )
         name = f"{repeats} clip(s) of a decoding"
         with findings.claim(f"{name}: all fields are on the device, finite and of one type"):

@@ -1,4 +1,7 @@
-"""G0: what this machine has: GPU, drivers, decoders, versions; what it reaches at its best."""
+"""G0: what this machine has: GPU, drivers, decoders, versions; what it reaches at its best.
+
+Libraries are imported where they are asked: one that cannot be hides nothing else.
+"""
 
 import ctypes
 import ctypes.util
@@ -8,26 +11,20 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import nvidia.dali
-import torch
-from nvidia.dali import backend
 
 from gpu.findings import Findings
 from gpu.setting import NVDEC_LIBRARY, Setting, can_load
-from gpu.stepping import product_tflops
-from mgm_dali.doctor import CHECKS
-from mgm_dali.pipelines.placement import has_nvdec
 
 __all__ = ["DecoderCaps", "machine"]
 
-PACKAGES = (*("torch", "deepspeed", "av", "timm", "transformers", "triton", "numpy"),)
-LIBRARIES = (*("libcuda.so.1", NVDEC_LIBRARY, "libnvidia-opticalflow.so.1", "libnvidia-ml.so.1"),)
+PACKAGES = ("torch", "deepspeed", "av", "timm", "transformers", "triton", "numpy", "pydantic")
+OPTICAL_FLOW_LIBRARY = "libnvidia-opticalflow.so.1"
+LIBRARIES = ("libcuda.so.1", NVDEC_LIBRARY, OPTICAL_FLOW_LIBRARY, "libnvidia-ml.so.1")
+ASKED = "name,memory.total,driver_version,compute_cap"
+"""Of `nvidia-smi`."""
 CODECS = {"H.264": 4, "HEVC": 8, "VP9": 10, "AV1": 11, "MPEG-4": 2}
 """Numbers of cudaVideoCodec."""
 CHROMAS = {"4:2:0": 1, "4:2:2": 2, "4:4:4": 3}
-COPIED_BYTES = 2**31
 
 
 class DecoderCaps(ctypes.Structure):
@@ -55,47 +52,32 @@ class DecoderCaps(ctypes.Structure):
 
 def machine(setting: Setting, findings: Findings) -> None:
     """Facts first; then, on a GPU, what the project needs of it."""
-    for what, found in _facts():
+    for what, found in _facts(setting):
         findings.figure("machine", {"what": what, "found": found})
     for name in LIBRARIES:
-        finder = ctypes.util.find_library(name.removeprefix("lib").partition(".")[0])
-        findings.figure(
-            "libraries", {"library": name, "loads": can_load(name), "find_library": finder}
-        )
-    for name, check in CHECKS.items():
-        with findings.row("mgm-dali doctor", {"check": name}) as row:
-            finding = check()
-            row |= {"state": finding.state, "found": finding.found, "repair": finding.repair}
+        row = {"library": name, "loads": can_load(name), "from": _origin(name)}
+        findings.figure("libraries", row)
+    with findings.claim("`mgm-dali doctor` can be asked"):
+        _doctor(findings)
     if setting.on_gpu:
-        _checks(findings)
-        for row in _decoders():
-            findings.figure("NVDEC, by cuvidGetDecoderCaps", row)
         findings.note(_said("nvidia-smi", "-q", "-d", "UTILIZATION"))
-    device = torch.device(setting.device)
-    reached = product_tflops(device)
-    findings.figure("at its best", {"what": "bfloat16 product, TFLOP/s", "found": reached})
+        _checks(findings)
+    with findings.claim("PyTorch can be asked for its best"):
+        from gpu.best import at_its_best
+
+        at_its_best(setting, findings)
+
+
+def _facts(setting: Setting) -> Iterator[tuple[str, object]]:
     if setting.on_gpu:
-        rates = {"on the device": _copy(device, device), "pageable to device": _copy_from(False)}
-        rates["pinned to device"] = _copy_from(True)
-        for what, rate in rates.items():
-            findings.figure("at its best", {"what": f"copy {what}, GB/s", "found": rate})
-
-
-def _facts() -> Iterator[tuple[str, object]]:
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        yield "GPU", properties.name
-        yield "GPU memory GiB", properties.total_memory / 2**30
-        yield "compute capability", f"{properties.major}.{properties.minor}"
-        yield "multiprocessors", properties.multi_processor_count
-        yield "driver", _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found = _said("nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader")
+        yield "GPU, its memory, driver and compute capability", found
     yield "CPU", _cpu()
     yield "cores", len(os.sched_getaffinity(0))
     yield "host memory GiB", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield "system", platform.release()
     yield "Python", platform.python_version()
-    yield "CUDA of torch", torch.version.cuda
-    yield "DALI", nvidia.dali.__version__
+    yield "LD_LIBRARY_PATH", os.environ.get("LD_LIBRARY_PATH")
     for package in PACKAGES:
         try:
             yield package, version(package)
@@ -103,24 +85,59 @@ def _facts() -> Iterator[tuple[str, object]]:
             yield package, None
 
 
+def _origin(library: str) -> str:
+    """The file that the dynamic linker takes, or what it says; and what `find_library` says."""
+    stem = library.partition(".")[0]
+    found = ctypes.util.find_library(stem.removeprefix("lib"))
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return f"{error}; find_library: {found}"
+    files = {line.rpartition(" ")[2] for line in Path("/proc/self/maps").read_text().splitlines()}
+    taken = sorted(file for file in files if Path(file).name.startswith(stem))
+    return f"{', '.join(taken)}; find_library: {found}"
+
+
+def _doctor(findings: Findings) -> None:
+    from mgm_dali.doctor import CHECKS
+
+    for name, check in CHECKS.items():
+        with findings.row("mgm-dali doctor", {"check": name}) as row:
+            finding = check()
+            row |= {"state": finding.state, "found": finding.found, "repair": finding.repair}
+
+
 def _checks(findings: Findings) -> None:
-    findings.check("PyTorch sees a GPU", torch.cuda.is_available(), str(torch.version.cuda))
-    count = backend.GetCUDADeviceCount()  # type: ignore[attr-defined]
-    findings.check("DALI sees a GPU", count > 0, f"{count}")
     there = can_load(NVDEC_LIBRARY)
     findings.check(f"{NVDEC_LIBRARY} can be loaded", there)
-    findings.check(
-        "`decode: auto` and `doctor` find NVDEC where DALI can load it",
-        has_nvdec() == there,
-        f"has_nvdec() says {has_nvdec()}",
-    )
-    findings.check("the optical flow library can be loaded", can_load(LIBRARIES[2]))
+    findings.check("the optical flow library can be loaded", can_load(OPTICAL_FLOW_LIBRARY))
+    with findings.claim("PyTorch sees a GPU") as found:
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        found.append(f"{properties.name}, {properties.multi_processor_count} multiprocessors")
+        found.append(f"torch for CUDA {torch.version.cuda}")
+    with findings.claim("DALI sees a GPU") as found:
+        from nvidia.dali import __version__, backend
+
+        found.append(f"DALI {__version__}")
+        if not backend.GetCUDADeviceCount():  # type: ignore[attr-defined]
+            raise ValueError("it counts none")
+    with findings.claim("`decode: auto` and `doctor` find NVDEC where DALI can load it") as found:
+        from mgm_dali.pipelines.placement import has_nvdec
+
+        found.append(f"has_nvdec() says {has_nvdec()}")
+        if has_nvdec() != there:
+            raise ValueError(f"the linker says {there}")
+    with findings.claim("the driver tells what its decoders can do"):
+        for row in _decoders() if there else ():
+            findings.figure("NVDEC, by cuvidGetDecoderCaps", row)
 
 
 def _decoders() -> Iterator[dict[str, object]]:
-    """What the driver says of each codec; nothing if it cannot be asked."""
-    if not can_load(NVDEC_LIBRARY):
-        return
+    """What the driver says of each codec."""
+    import torch
+
     torch.ones(1, device="cuda")  # the library asks the current context
     library = ctypes.CDLL(NVDEC_LIBRARY)
     for codec, number in CODECS.items():
@@ -139,30 +156,6 @@ def _decoders() -> Iterator[dict[str, object]]:
                         "smallest": f"{caps.min_width}x{caps.min_height}",
                         "largest": f"{caps.max_width}x{caps.max_height}",
                     }
-
-
-def _copy(source: torch.device, target: torch.device) -> float:
-    """GB/s of a copy within the device, counted once."""
-    there = torch.empty(COPIED_BYTES, dtype=torch.uint8, device=source)
-    return _timed(lambda: torch.empty_like(there, device=target).copy_(there))
-
-
-def _copy_from(pinned: bool) -> float:
-    here = torch.empty(COPIED_BYTES // 4, dtype=torch.uint8, pin_memory=pinned)
-    there = torch.empty(COPIED_BYTES // 4, dtype=torch.uint8, device="cuda")
-    return _timed(lambda: there.copy_(here)) / 4
-
-
-def _timed(copy: Any) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    best = float("inf")
-    for _ in range(4):
-        start.record()
-        copy()
-        end.record()
-        torch.cuda.synchronize()
-        best = min(best, start.elapsed_time(end))
-    return COPIED_BYTES / best / 1e6
 
 
 def _cpu() -> str:

@@ -20,9 +20,11 @@ from mgm_dali.video.manifest import Video, read_manifest, write_manifest
 from mgm_dali.video.reader import probe
 from mgm_dali.video.workers import leave_with_parent
 
-__all__ = ["KINDS", "Grainy", "made", "motion_store"]
+__all__ = ["KINDS", "NUM_VIDEOS", "Grainy", "made", "motion_store"]
 
 CLASSES = ("a", "b", "c", "d")
+NUM_VIDEOS = 48
+"""Of a kind; who takes as many shares them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ PREPARED = Grainy(
 KINDS = {
     "prepared": PREPARED,  # as `mgm-dali prepare` leaves them
     "as found": replace(PREPARED, width=340, gop=250, b_frames=3, refs=3),  # as Kinetics often is
-    "GOP 12": replace(PREPARED, gop=12),
     "GOP 250": replace(PREPARED, gop=250, b_frames=3, refs=3),
 }
 TINY: dict[str, Any] = {"width": 96, "height": 64, "num_frames": 40, "start": (8, 8), "options": ()}

@@ -13,10 +13,10 @@ from itertools import islice
 
 import psutil
 
-from gpu.configs import config_for
+from gpu.configs import config_for, decode_here
 from gpu.findings import Findings
-from gpu.made_videos import made
-from gpu.setting import Setting, require_nvdec
+from gpu.made_videos import NUM_VIDEOS, made
+from gpu.setting import Setting
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines import Share, make_loader
 
@@ -27,10 +27,11 @@ SECONDS_TO_START, SECONDS_TO_DIE = 120.0, 10.0
 
 def processes(setting: Setting, findings: Findings) -> None:
     """What is true of DALI's own workers does not matter: the loader has none of them."""
-    require_nvdec(setting)
-    manifest = made(setting, "prepared", setting.pick(48, 4))
+    decode = decode_here(setting, findings)
+    manifest = made(setting, "prepared", setting.pick(NUM_VIDEOS, 4))
     data = {"train": manifest, "val": manifest, "num_workers": setting.pick(4, 1)}
-    config = config_for(setting, manifest, data=data, training={"batch_size": 4})
+    training = {"batch_size": 4}
+    config = config_for(setting, manifest, decode=decode, data=data, training=training)
     if setting.on_gpu:
         import torch
 

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 from gpu.setting import ROOT
 
-__all__ = ["run_program"]
+__all__ = ["ProgramError", "run_program"]
 
 TAIL_CHARACTERS = 400
+
+
+class ProgramError(RuntimeError):
+    """Another process has failed, whatever it says of the GPU; this one has not."""
 
 
 def run_program(name: str, arguments: Sequence[str], seconds: float | None = None) -> None:
     """Runs this Python with these arguments in the checkout.
 
-    Raises `RuntimeError` with the last of what was printed if it fails, or if it is still there
+    Raises `ProgramError` with the last of what was printed if it fails, or if it is still there
     after so many seconds, when it is killed.
     """
     tail = ""
@@ -38,4 +42,4 @@ def run_program(name: str, arguments: Sequence[str], seconds: float | None = Non
         timer.cancel()
     if status:
         ended = f"ended with status {status}" if in_time else f"was killed after {seconds:.0f} s"
-        raise RuntimeError(f"{name} {ended}: {' '.join(tail.split())}")
+        raise ProgramError(f"{name} {ended}: {' '.join(tail.split())}")

@@ -43,8 +43,21 @@ class Record:
         state: str = self.content["sections"].get(name, {}).get("state", "not run")
         return state
 
+    def path_of(self, name: str) -> Path:
+        """Where a section writes what it finds as long as it runs."""
+        return self.path.absolute().with_name(f"{self.path.stem}.{name}.json")
+
     def put(self, name: str, outcome: dict[str, Any]) -> None:
-        """Keeps what became of a section, and writes both files."""
+        """Keeps what became of a section, and writes both files.
+
+        If an earlier call found more, that stays, with a note on this one.
+        """
+        before = self.content["sections"].get(name, {"state": "not run"})
+        if _worth(before) > _worth(outcome):
+            failed = [check["what"] for check in outcome.get("checks", ()) if not check["passed"]]
+            said = f"another call: {outcome['state']} {outcome['reason']}".strip()
+            said += f"; failed there: {', '.join(failed)}" if failed else ""
+            outcome = {**before, "notes": [*before["notes"], said]}
         self.content["sections"][name] = outcome
         self.write()
 
@@ -65,3 +78,9 @@ class Record:
                 if not check["passed"]
             ]
         return lines
+
+
+def _worth(outcome: dict[str, Any]) -> tuple[bool, int]:
+    """What came to its end is worth more, then what has more checks and figures."""
+    rows = sum(map(len, outcome.get("figures", {}).values()))
+    return outcome["state"] == "done", len(outcome.get("checks", [])) + rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from gpu.setting import ROOT, Setting
 
-__all__ = ["BAD_STATES", "Section", "run_section"]
+__all__ = ["BAD_STATES", "Section", "left_over", "run_section"]
 
 TAIL_CHARACTERS = 6000
 """Of its output that are kept of a section that did not come to its end."""
@@ -37,13 +37,13 @@ class Section:
 
 
 def run_section(
-    name: str, section: Section, setting: Setting, is_over: Callable[[], bool] = lambda: False
+    section: Section, setting: Setting, found: Path, is_over: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """What became of a section: its state, and all it found until then.
+    """What became of a section: its state, and all it found until then, which it writes to `found`.
 
     It is ended when its time is over, or when `is_over` says so.
     """
-    found, log = (setting.folder / f"{name}.{kind}" for kind in ("json", "log"))
+    log = setting.folder / found.with_suffix(".log").name
     found.unlink(missing_ok=True)
     start = time.monotonic()
     command = [sys.executable, "-m", "gpu.section", section.function, setting.to_json(), str(found)]
@@ -72,6 +72,16 @@ def run_section(
         text = log.read_text(errors="replace")
         outcome["log_tail"] = text[-TAIL_CHARACTERS:].replace(str(setting.folder), "FOLDER")
     outcome.pop("doing", None)
+    return outcome
+
+
+def left_over(section: Section, found: Path) -> dict[str, Any]:
+    """What became of a section, by its file alone: whoever ran it was killed."""
+    outcome = {"title": section.title, "seconds": None, **_found(found)}
+    doing = outcome.pop("doing", "")
+    if outcome["state"] == "begun":
+        at = f", at: {doing}" if doing else ""
+        outcome |= {"state": "cut off", "reason": f"the call was killed{at}"}
     return outcome
 
 

@@ -1,7 +1,6 @@
 """Pretraining steps as `mgm-dali pretrain` takes them, alone in their world, on a batch at rest."""
 
 import gc
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,9 +20,7 @@ from mgm_dali.training.computing import DTYPES, prepare, with_kernel, with_preci
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.world import join_world
 
-__all__ = ["Stepper", "free_memory", "product_tflops"]
-
-SIDE = 8192
+__all__ = ["Stepper", "free_memory"]
 
 
 @dataclass
@@ -93,24 +90,14 @@ class Stepper:
 
         return step
 
+    def close(self) -> None:
+        """Frees what its engine keeps; its steps are over."""
+        self.engine.close()
+
     def step_gflops(self, ratio: float) -> float:
         """Of one clip, as VideoMAE computes it; a backward pass counts as two forward passes."""
         model = self.config.model
         return 3 * forward_gflops(model, token_grid(model).num_tokens - _num_hidden(model, ratio))
-
-
-def product_tflops(device: torch.device) -> float:
-    """What this device reaches in one large bfloat16 product: TFLOP/s, of random numbers."""
-    side = SIDE if device.type == "cuda" else 256
-    one, other = torch.randn(2, side, side, device=device).bfloat16()
-    seconds = []
-    for _ in range(8):
-        _wait(device)
-        start = time.perf_counter()
-        one @ other
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds[2:]) / 1e12
 
 
 def free_memory() -> None:
@@ -123,8 +110,3 @@ def free_memory() -> None:
 def _num_hidden(model: ModelConfig, ratio: float) -> int:
     grid = token_grid(model)
     return grid.t * hidden_per_slice(ratio, grid)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
