@@ -156,6 +156,9 @@ def _lines(profile: Profile) -> list[str]:
         f"{_gib(memory.workers_bytes)}, clips handed over {_gib(memory.shared_bytes)}{on_device}",
         *_uneven(profile),
     ]
+    if operators := profile.trace.operators:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in operators.items())
+        lines.append(f"operators  {shares} of their time")
     if profile.others_cores > BUSY_CORES:
         lines.append(
             f"busy       other programs took {profile.others_cores:.1f} core(s) meanwhile: these "

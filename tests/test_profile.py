@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
 from feeds import TreacherousFeed
 from slow_disk import slow_disk
 from small_videos import manifest_of
@@ -21,6 +23,7 @@ from mgm_dali.motion.recipe import Recipe
 from mgm_dali.pipelines import loader
 from mgm_dali.profiling.costs import STARVED
 from mgm_dali.profiling.profile import profile_run
+from mgm_dali.profiling.trace import top_operators
 from mgm_dali.video.manifest import read_manifest
 
 CONFIG = "configs/smoke/pretrain.yaml"
@@ -183,6 +186,25 @@ def test_the_time_line_has_the_ranges_of_a_step_and_a_row_for_each_reader(slow_t
     # Both are on one clock: clips are read before and while steps are taken.
     assert min(read["ts"] for read in reads) < max(step["ts"] for step in steps)
     assert abs(reads[-1]["ts"] - steps[-1]["ts"]) < 60e6
+
+
+def test_the_operators_that_take_most_of_a_step_are_named(slow_to_compute):
+    operators = slow_to_compute[0].trace.operators
+    products = sum(operators.get(name, 0.0) for name in ("mm", "addmm", "bmm"))
+    assert products > 0.3, "a network is matrix products"
+    assert list(operators.values()) == sorted(operators.values(), reverse=True)
+    assert sum(operators.values()) <= 1
+
+
+def test_an_operator_has_the_time_that_it_takes_itself_where_the_device_is():
+    taken = [("aten::mm", 1, 60), ("aten::add", 3, 20), ("backward", 99, 99), ("triton_0", 0, 20)]
+    averages = [
+        SimpleNamespace(key=key, self_cpu_time_total=cpu, self_device_time_total=gpu)
+        for key, cpu, gpu in taken
+    ]
+    assert top_operators(averages, torch.device("cpu")) == {"add": 0.75, "mm": 0.25}
+    on_gpu = top_operators(averages, torch.device("cuda"))
+    assert on_gpu == {"mm": 0.6, "add": 0.2, "triton_0": 0.2}
 
 
 def test_the_command_writes_its_numbers_a_picture_and_a_time_line(small_videos, tmp_path):

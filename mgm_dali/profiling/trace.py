@@ -25,9 +25,19 @@ from mgm_dali.profiling.computing import take_pass
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task
 
-__all__ = ["Trace", "busy_share", "traced_passes", "worker_events", "write_time_line"]
+__all__ = [
+    "Trace",
+    "busy_share",
+    "top_operators",
+    "traced_passes",
+    "worker_events",
+    "write_time_line",
+]
 
 FIRST_RANGE = "wait for clips"
+NUM_OPERATORS = 8
+OPERATORS = ("aten::", "triton", "graph_")
+"""How PyTorch's own begin, and what torch.compile makes on a GPU and on a CPU."""
 GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of events in which a GPU does something; ranges that people name are others."""
 
@@ -40,6 +50,8 @@ class Trace:
     seconds: float
     gpu_busy_share: float | None
     """Of the time in which the GPU did anything, DALI's kernels included; None without one."""
+    operators: dict[str, float]
+    """Of PyTorch's, those that take most time themselves, as shares of that of all."""
 
 
 def traced_passes(
@@ -80,7 +92,16 @@ def traced_passes(
     ]
     # None where CUPTI gives nothing: without a GPU, or under another profiler.
     busy = busy_share(work, 1e6 * seconds) if work else None
-    return Trace(count, seconds, busy), line
+    return Trace(count, seconds, busy, top_operators(profiler.key_averages(), device)), line
+
+
+def top_operators(averages: Iterable[Any], device: torch.device) -> dict[str, float]:
+    """Shares of time that operators take themselves, on the device; the largest few, in order."""
+    kind = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    own = {each.key: getattr(each, kind) for each in averages if each.key.startswith(OPERATORS)}
+    largest = sorted(own, key=lambda name: -own[name])[:NUM_OPERATORS]
+    whole = sum(own.values())
+    return {name.removeprefix("aten::"): own[name] / whole for name in largest if own[name]}
 
 
 def busy_share(spans: Iterable[tuple[float, float]], seconds: float) -> float:

@@ -60,7 +60,8 @@ def _draw_rates(axes: Axes, profile: Profile) -> None:
     axes.scatter(rates, range(len(rates)), c=colours, s=60, zorder=3)
     axes.grid(axis="x", which="both", color="0.92")
     for place, rate in enumerate(rates):
-        axes.annotate(f"{rate:.3g}", (rate, place), (8, 0), textcoords="offset points", va="center")
+        said = f"{rate:.3g}" if rate < 100 else f"{rate:,.0f}"
+        axes.annotate(said, (rate, place), (8, 0), textcoords="offset points", va="center")
     axes.axvline(profile.limits[profile.bound.limit], color=COLOURS[1], linestyle="--", linewidth=1)
     axes.set_yticks(range(len(rates)), labels)
     axes.invert_yaxis()
