@@ -131,7 +131,6 @@ def test_a_graph_that_augments_too_much_is_named(moving_shapes, tmp_path):
     assert (found["bound"]["place"], found["bound"]["step"]) == ("graph", "augment")
     together = found["together"]
     assert together["waited_seconds"] > STARVED * together["seconds"]
-    assert found["limits"]["graph"] < 0.7 * found["limits"]["computing"]
     assert "DALI's graph bounds this run" in found["sentence"]
 
 
