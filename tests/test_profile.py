@@ -134,6 +134,7 @@ def test_a_graph_that_augments_too_much_is_named(moving_shapes, tmp_path):
     assert "DALI's graph bounds this run" in found["sentence"]
 
 
+@pytest.mark.slow  # others on that core would make each part look slower than it is
 def test_cores_that_reading_and_computing_exhaust_together_are_named(tmp_path):
     manifest = videos_of(MIDDLE, 12, tmp_path)
     both = ("model.image_size=112", "model.num_frames=16", "data.num_workers=1")
