@@ -347,4 +347,4 @@ def test_all_of_it_can_be_rehearsed_on_a_cpu(tmp_path):
     done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout
     sections = json.loads(output.read_bytes())["sections"].items()
-    assert [(name, outcome["state"]) for name, outcome in sections] == [(n, "done") for n in SECTIONS]
+    assert {name for name, outcome in sections if outcome["state"] == "done"} == SECTIONS.keys()
