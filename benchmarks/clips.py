@@ -19,6 +19,7 @@ from mgm_dali.video.reader import VideoError, probe
 
 __all__ = [
     "Form",
+    "add_video_options",
     "chosen_videos",
     "clip_jobs",
     "make_video",
@@ -71,6 +72,13 @@ def make_video(folder: Path, seed: int, form: Form) -> Path:
     path = folder / f"made_{seed}_{name}_{form.seconds}s_{form.lines}_gop{form.gop}.mp4"
     _encode(path, scene, form)
     return path
+
+
+def add_video_options(parser: argparse.ArgumentParser, num_made: int, most: int) -> None:
+    """What `chosen_videos` takes: so many are made where none are named, of more some are taken."""
+    made = f"files and folders; none: {num_made} are made"
+    parser.add_argument("--videos", type=Path, nargs="+", default=[], help=made)
+    parser.add_argument("--most-videos", type=int, default=most, help="of more, some are taken")
 
 
 def chosen_videos(

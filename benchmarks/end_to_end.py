@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clips import chosen_videos, new_files
+from clips import add_video_options, chosen_videos, new_files
 from command import add_common_options, parse, run
 from loader import LEAST_AHEAD
 from loader_feeds import our_config, planned_clips
@@ -59,9 +59,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add = parser.add_argument
-    made = f"files and folders; none: {NUM_MADE} are made"
-    add("--videos", type=Path, nargs="+", default=[], help=made)
-    add("--most-videos", type=int, default=100, help="of more, some are taken")
+    add_video_options(parser, NUM_MADE, most=100)
     add("--size", choices=SIZES, default="vit_tiny", help="of the network")
     add("--batch-size", type=int, default=4, help="clips")
     add("--workers", type=int, default=2, help="processes of each contender that read")

@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 import numpy as np
-from clips import chosen_videos
+from clips import add_video_options, chosen_videos
 from command import add_number_options, parse, run
 from ratios import summary
 from rich.console import Console
@@ -44,9 +44,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add = parser.add_argument
-    made = f"files and folders; none: {NUM_MADE} are made"
-    add("--videos", type=Path, nargs="+", default=[], help=made)
-    add("--most-videos", type=int, default=4, help="of more, some are taken")
+    add_video_options(parser, NUM_MADE, most=4)
     add("--frames", type=int, default=150, help="of each, from its first")
     add("--rounds", type=int, default=3, help="of which the quickest counts")
     add_number_options(parser)

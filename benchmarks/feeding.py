@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from clips import chosen_videos
+from clips import add_video_options, chosen_videos
 from command import add_number_options, parse, run
 from ratios import ratio_row, summary
 from rich.console import Console
@@ -70,9 +70,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add = parser.add_argument
-    made = f"files and folders; none: {NUM_MADE} are made"
-    add("--videos", type=Path, nargs="+", default=[], help=made)
-    add("--most-videos", type=int, default=50, help="of more, some are taken")
+    add_video_options(parser, NUM_MADE, most=50)
     add("--rounds", type=int, default=3, help="in which all take turns")
     add("--seconds", type=float, default=5.0, help="for each in a round")
     add("--rate", type=float, default=1150.0, help="clips a second that a device takes")

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from clips import chosen_videos, new_files
+from clips import add_video_options, chosen_videos, new_files
 from command import add_common_options, parse, run
 from contenders import LIVE, LOADER_GOALS, judge, loader_contenders
 from loader_feeds import our_config, planned_clips
@@ -47,9 +47,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    made = f"files and folders; none: {NUM_MADE} are made"
-    add("--videos", type=Path, nargs="+", default=[], help=made)
-    add("--most-videos", type=int, default=100, help="of more, some are taken")
+    add_video_options(parser, NUM_MADE, most=100)
     add("--rounds", type=int, default=5, help="in each all start anew")
     add("--batch-size", type=int, default=8, help="clips, a multiple of 4")
     add("--workers", type=int, default=2, help="processes of each contender that read")

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clips import chosen_videos, clip_jobs, whole_jobs
+from clips import add_video_options, chosen_videos, clip_jobs, whole_jobs
 from command import add_common_options, parse, run
 from contenders import GOALS, WHOLE_VIDEO, clip_contenders, judge
 from peers import PEERS, Worker, start
@@ -40,9 +40,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    made = f"files and folders; none: {NUM_MADE} are made"
-    add("--videos", type=Path, nargs="+", default=[], help=made)
-    add("--most-videos", type=int, default=12, help="of more, some are taken")
+    add_video_options(parser, NUM_MADE, most=12)
     add("--rounds", type=int, default=7, help="beside a first one that is not counted")
     add("--clips-per-video", type=int, default=2, help="places, drawn once")
     add("--seed", type=int, default=0, help="of the places")

@@ -18,7 +18,7 @@ from mgm_dali.pipelines.checks import check_augmentation, check_motion, manifest
 from mgm_dali.pipelines.erasing import erase
 from mgm_dali.pipelines.feed import BLANK, ClipFeed, reason_text
 from mgm_dali.pipelines.placement import choose_placement
-from mgm_dali.pipelines.recovery import cause_of, refused_by_decoder
+from mgm_dali.pipelines.recovery import cause_of, pipeline_stopped, refused_by_decoder
 from mgm_dali.pipelines.share import Share, Stage
 from mgm_dali.pipelines.stream import Stream
 from mgm_dali.video.manifest import Manifest
@@ -255,11 +255,7 @@ class ClipLoader:
         if self.feed.encoded:
             refused = refused_by_decoder(self.feed.at(self.forward), self.placement)
         if not refused.keys() - self.feed.refused.keys():
-            hint = ", and decode=cpu decodes without NVDEC" if self.feed.encoded else ""
-            raise UserError(
-                f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
-                f"machine has{hint}"
-            ) from error
+            raise pipeline_stopped(error, nvdec=self.feed.encoded) from error
         self.feed.refused.update(refused)
         for row, reason in refused.items():
             logger.warning("%s: %s; it is given up", self.manifest[row].path, reason)

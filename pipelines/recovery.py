@@ -13,7 +13,7 @@ from mgm_dali.pipelines.placement import Placement
 from mgm_dali.pipelines.pool import read_here
 from mgm_dali.pipelines.share import Share
 
-__all__ = ["cause_of", "refused_by_decoder"]
+__all__ = ["cause_of", "pipeline_stopped", "refused_by_decoder"]
 
 FEW = 3
 """So many files of a batch may all be bad; more point to the decoder."""
@@ -60,6 +60,15 @@ def refused_by_decoder(feed: ClipFeed, placement: Placement) -> dict[int, str]:
             "and decode=cpu decodes without NVDEC"
         )
     return refused
+
+
+def pipeline_stopped(error: RuntimeError, *, nvdec: bool) -> UserError:
+    """What a user is told of an error that DALI raised while it ran, with or without NVDEC."""
+    hint = ", and decode=cpu decodes without NVDEC" if nvdec else ""
+    return UserError(
+        f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this machine "
+        f"has{hint}"
+    )
 
 
 def cause_of(error: Exception) -> str:

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from learning_rates import rates_of
 from recipes import PRETRAINING, RECIPES, ROOT, config_of, data_of, head_of
 
 from mgm_dali.config import RunConfig, load_config
 from mgm_dali.masking import MASKS
 from mgm_dali.models.flops import forward_gflops
-from mgm_dali.training.schedule import cosine_schedule, peak_lr, total_steps
+from mgm_dali.training.schedule import peak_lr
 
 ABLATIONS = [name for name in RECIPES if name.startswith("ablation/")]
 
@@ -92,20 +93,6 @@ def test_pretraining_has_the_papers_values(name: str) -> None:
         assert config.model.name == (f"vit_{size}" if size else "timesformer_base")
 
 
-def rates_of(config: RunConfig, num_videos: int) -> list[float]:
-    """The learning rate of every step, on that many videos."""
-    training = config.training
-    assert training.global_batch is not None
-    videos_a_step = training.global_batch // config.augment.repeats
-    group: dict[str, Any] = {"params": []}
-    schedule = cosine_schedule([group], training, num_videos, videos_a_step)
-    rates = []
-    for step in range(total_steps(training, num_videos, videos_a_step)):
-        schedule.step_update(step)
-        rates.append(group["lr"])
-    return rates
-
-
 def test_the_fast_recipe_sees_as_many_clips_in_as_many_steps_at_the_same_rates() -> None:
     base, fast = config_of("pretrain/k400_vitb_mgm"), config_of("pretrain/k400_vitb_mgm_fast")
     repeats, batch = fast.augment.repeats, fast.training.global_batch
@@ -113,8 +100,9 @@ def test_the_fast_recipe_sees_as_many_clips_in_as_many_steps_at_the_same_rates()
     for length in ("epochs", "warmup_epochs"):
         shorter, whole = getattr(fast.training, length), getattr(base.training, length)
         assert shorter * repeats == whole, "an epoch shows each video as often as it is repeated"
-    rates = rates_of(base, num_videos=1024)
-    assert len(rates) == 1600 and rates_of(fast, num_videos=1024) == pytest.approx(rates, rel=1e-9)
+    rates = rates_of(base.training, 1024, batch)
+    of_fast = rates_of(fast.training, 1024, batch // repeats)  # of each video four clips
+    assert len(rates) == 1600 and of_fast == pytest.approx(rates, rel=1e-9)
     changed = {"augment", "training", "output_dir"}
     assert base.model_dump(exclude=changed) == fast.model_dump(exclude=changed)
 

@@ -4,26 +4,16 @@ import math
 
 import pytest
 import torch
+from learning_rates import rates_of
 
 from mgm_dali.config import RunConfig, TrainingConfig
 from mgm_dali.errors import UserError
 from mgm_dali.training.schedule import (
-    cosine_schedule,
     peak_lr,
     seed_step,
     total_steps,
     with_accumulation,
 )
-
-
-def rates(config, num_videos=1000, global_batch=10, scale=1.0):
-    group = {"params": [], "lr_scale": scale}
-    schedule = cosine_schedule([group], config, num_videos, global_batch)
-    found = []
-    for step in range(total_steps(config, num_videos, global_batch)):
-        schedule.step_update(step)
-        found.append(group["lr"])
-    return found
 
 
 def test_the_peak_is_scaled_by_the_batch_over_256():
@@ -45,7 +35,7 @@ def test_a_last_short_stretch_is_one_more_step():
 
 def test_warm_up_is_linear_from_zero_and_then_a_cosine_falls():
     config = TrainingConfig(epochs=4, warmup_epochs=1, base_lr=0.256, min_lr=0.0256)
-    found, peak, low = rates(config), 0.01, 0.001
+    found, peak, low = rates_of(config), 0.01, 0.001
     for step in range(100):
         assert found[step] == pytest.approx(peak * step / 100)
     for step in range(100, 400):
@@ -55,12 +45,12 @@ def test_warm_up_is_linear_from_zero_and_then_a_cosine_falls():
 
 def test_a_layer_of_a_lower_scale_follows_below():
     config = TrainingConfig(epochs=1, base_lr=0.256)
-    for full, half in zip(rates(config), rates(config, scale=0.5), strict=True):
+    for full, half in zip(rates_of(config), rates_of(config, scale=0.5), strict=True):
         assert half == pytest.approx(full / 2)
 
 
 def test_warm_up_takes_half_of_a_short_run_at_the_most():
-    found = rates(TrainingConfig(max_steps=10, warmup_epochs=40, base_lr=0.256))
+    found = rates_of(TrainingConfig(max_steps=10, warmup_epochs=40, base_lr=0.256))
     assert found.index(max(found)) == 5
 
 

@@ -63,10 +63,11 @@ class Advice:
 
 def advise(costs: Costs, machine: Machine, found: RankFound, facts: Facts) -> list[Advice]:
     """The changes that pay: first those that leave the training as it is, the best one first."""
+    most_workers = MOST_WORKERS_A_CORE * max(int(machine.cores), 1)
     costs, machine = as_found(costs, machine, found)
     now = find_bound(costs, machine).clips_per_second
     advice = []
-    for change, other_costs, other_machine, alters in _ideas(costs, machine, facts):
+    for change, other_costs, other_machine, alters in _ideas(costs, machine, facts, most_workers):
         gain = find_bound(other_costs, other_machine).clips_per_second / now
         if gain > LEAST_GAIN:
             advice.append(Advice(change, gain, alters))
@@ -128,14 +129,14 @@ def _whose(bound: Bound) -> str:
 Idea = tuple[str, Costs, Machine, bool]
 
 
-def _ideas(costs: Costs, machine: Machine, facts: Facts) -> Iterator[Idea]:
+def _ideas(costs: Costs, machine: Machine, facts: Facts, most_workers: int) -> Iterator[Idea]:
     read = costs.worker_steps["read"]
     waiting = max(read.seconds - read.cpu_seconds, 0.0)
     least = min(costs.worker.cpu_seconds / costs.worker.seconds, 1.0)
     left = max(1 - waiting / costs.worker.seconds, least)
     quick = replace(machine, storage_bytes_per_second=float("inf"))
     yield "files on faster storage", _read_in(costs, StepTime(left, 1.0)), quick, False
-    yield from _workers(costs, machine)
+    yield _of_workers(costs, machine, most_workers)
     if facts.prepared is not None:
         smaller = replace(costs, file_bytes=costs.file_bytes * facts.prepared_bytes)
         yield "mgm-dali prepare", _read_in(smaller, facts.prepared), machine, False
@@ -151,22 +152,20 @@ def _ideas(costs: Costs, machine: Machine, facts: Facts) -> Iterator[Idea]:
         halved = replace(_read_in(costs, StepTime(0.5, 0.5)), file_bytes=costs.file_bytes / 2)
         yield f"augment.repeats={doubled}", halved, machine, True
     if facts.half_decoded is not None:
-        parts = costs.computing_steps
-        spared = (parts["forward"] + parts["backward"]) * (1 - facts.half_decoded)
-        yield "mask.decoded_share=0.5", _computed_in(costs, spared), machine, True
+        halved = _in_shares(costs, facts.half_decoded, "forward", "backward")
+        yield "mask.decoded_share=0.5", halved, machine, True
     if not facts.has_global_batch:
         change = f"training.accumulate_steps={2 * facts.accumulate_steps}"
-        by_the_step = costs.computing_steps["optimiser"] + costs.computing_steps["averaging"]
-        yield change, _computed_in(costs, by_the_step * 0.5), machine, True
+        yield change, _in_shares(costs, 0.5, "optimiser", "averaging"), machine, True
 
 
-def _workers(costs: Costs, machine: Machine) -> Iterator[Idea]:
+def _of_workers(costs: Costs, machine: Machine, most: int) -> Idea:
     """As few worker processes as give the most: more than cores pay where they wait for files."""
-    numbers = range(1, MOST_WORKERS_A_CORE * max(int(machine.cores), 1) + 1)
-    options = {number: replace(machine, num_workers=number) for number in numbers}
-    rates = {n: find_bound(costs, option).clips_per_second for n, option in options.items()}
-    enough = min(n for n in numbers if rates[n] > 0.98 * max(rates.values()))
-    yield f"data.num_workers={enough}", costs, options[enough], False
+    options = [replace(machine, num_workers=number) for number in range(1, most + 1)]
+    rates = [find_bound(costs, option).clips_per_second for option in options]
+    best = max(rates)
+    enough = next(option for option, rate in zip(options, rates, strict=True) if rate > 0.98 * best)
+    return f"data.num_workers={enough.num_workers}", costs, enough, False
 
 
 def _read_in(costs: Costs, shares: StepTime) -> Costs:
@@ -178,5 +177,6 @@ def _read_in(costs: Costs, shares: StepTime) -> Costs:
     return replace(costs, worker=worker)
 
 
-def _computed_in(costs: Costs, spared: StepTime) -> Costs:
-    return replace(costs, computing=costs.computing + spared * -1)
+def _in_shares(costs: Costs, share: float, *steps: str) -> Costs:
+    """With this share of what these steps of computing take."""
+    return costs.computed_otherwise({name: costs.computing_steps[name] * share for name in steps})

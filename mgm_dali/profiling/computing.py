@@ -11,7 +11,7 @@ import torch
 from mgm_dali.clips.batch import ClipBatch
 from mgm_dali.config import RunConfig
 from mgm_dali.profiling.clocks import Spent, now, spent_by
-from mgm_dali.profiling.step_time import StepTime
+from mgm_dali.profiling.step_time import NO_TIME, StepTime
 from mgm_dali.training.computing import DTYPES, compiling
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task
@@ -111,7 +111,7 @@ class _Watch:
         yield
         cpu = time.process_time() - cpu_begun  # to wait for a GPU takes a core, and does nothing
         taken = StepTime(now(self.world.device) - begun, cpu)
-        self.taken[name] = self.taken.get(name, StepTime(0.0, 0.0)) + taken
+        self.taken[name] = self.taken.get(name, NO_TIME) + taken
 
 
 def _num_gradients(engine: Engine) -> int:
@@ -122,7 +122,7 @@ def _num_gradients(engine: Engine) -> int:
 
 def _averaging(world: World, count: int, dtype: torch.dtype) -> StepTime:
     if world.size == 1:
-        return StepTime(0.0, 0.0)
+        return NO_TIME
     gradients = torch.zeros(count, dtype=dtype, device=world.device)
     world.sum(gradients)
     return spent_by(lambda: world.sum(gradients), AVERAGINGS, world.device).each

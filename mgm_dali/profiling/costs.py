@@ -7,9 +7,10 @@ A clip needs each of them for some time. No run is faster than the one that allo
 Time is in seconds a clip of one rank; W worker processes take W clips at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mgm_dali.profiling.step_time import StepTime
+from mgm_dali.profiling.step_time import StepTime, total_time
 
 __all__ = ["Bound", "Costs", "Machine", "RankFound", "as_found", "find_bound", "limits"]
 
@@ -66,6 +67,20 @@ class Costs:
     def cpu_seconds(self) -> float:
         """Of all processes."""
         return self.worker.cpu_seconds + self.graph.cpu_seconds + self.computing.cpu_seconds
+
+    def computed_otherwise(self, steps: Mapping[str, StepTime]) -> "Costs":
+        """With these steps of computing instead of its own: the whole changes as their sum does.
+
+        To take their difference from the whole could leave less than nothing: steps are timed one
+        by one, at other moments than the whole.
+        """
+        changed = {**self.computing_steps, **steps}
+        before, after = total_time(self.computing_steps.values()), total_time(changed.values())
+        computing = StepTime(
+            self.computing.seconds * after.seconds / before.seconds,
+            self.computing.cpu_seconds * after.cpu_seconds / before.cpu_seconds,
+        )
+        return replace(self, computing_steps=changed, computing=computing)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from mgm_dali.clips.batch import ClipBatch
-from mgm_dali.errors import UserError
 from mgm_dali.pipelines.feed import ClipFeed
 from mgm_dali.pipelines.graph import partial_pipeline
 from mgm_dali.pipelines.loader import ClipLoader
 from mgm_dali.pipelines.pool import ClipPool, read_here
-from mgm_dali.pipelines.recovery import cause_of
+from mgm_dali.pipelines.recovery import pipeline_stopped
 from mgm_dali.profiling.clocks import Spent, spent_by, stretch
 from mgm_dali.profiling.feeds import RememberingFeed
 from mgm_dali.profiling.reading import drop_files
@@ -67,11 +66,7 @@ def measure_graph(loader: ClipLoader, seconds: float) -> Graph:
             pipeline = partial_pipeline(feed, placement, pool or read_here(feed), decoder=decoder)
             return stretch(_runs(pipeline), *_counts(feed), own, placement.device)
         except RuntimeError as error:
-            hint = ", and decode=cpu decodes without NVDEC" if decoder else ""
-            raise UserError(
-                f"DALI's pipeline stopped: {cause_of(error)}; `mgm-dali doctor` says what this "
-                f"machine has{hint}"
-            ) from error
+            raise pipeline_stopped(error, nvdec=decoder) from error
         finally:
             del pipeline
             if pool:

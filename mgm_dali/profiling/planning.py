@@ -11,7 +11,7 @@ from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
 from mgm_dali.profiling.costs import find_bound
 from mgm_dali.profiling.profile import Profile
-from mgm_dali.profiling.step_time import StepTime
+from mgm_dali.profiling.step_time import NO_TIME, StepTime
 
 __all__ = [
     "DATA_SETS",
@@ -171,8 +171,9 @@ def _rate_of_a_device(
     """Clips a second, but for averaging; of a GPU, if clips come as fast as it takes them."""
     settings, steps = profile.settings, profile.costs.computing_steps
     profiled: int = settings["training.batch_size"] * settings["training.accumulate_steps"]
-    by_the_step = steps["optimiser"] * (profiled / clips_a_step - 1)
-    computing = profile.costs.computing + steps["averaging"] * -1 + by_the_step
+    costs = profile.costs.computed_otherwise(
+        {"optimiser": steps["optimiser"] * (profiled / clips_a_step), "averaging": NO_TIME}
+    )
     if asked.device == "cpu":
         # All ranks share this machine's cores and storage, and each has its own workers.
         part = profile.ranks / asked.num_devices
@@ -181,9 +182,9 @@ def _rate_of_a_device(
             cores=profile.machine.cores * part,
             storage_bytes_per_second=profile.machine.storage_bytes_per_second * part,
         )
-        return find_bound(replace(profile.costs, computing=computing), share).clips_per_second
+        return find_bound(costs, share).clips_per_second
     if asked.device in profile.device.lower():
-        return 1 / computing.seconds
+        return 1 / costs.computing.seconds
     peak = 1e12 * PEAK_TFLOPS[asked.device]
     assumed.append(
         f"the network at {ASSUMED_SHARE_OF_PEAK:.0%} of the {asked.device.upper()}'s "

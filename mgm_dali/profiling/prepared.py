@@ -37,6 +37,11 @@ class Prepared:
     bytes_after: int
     num_videos: int
 
+    @property
+    def bytes_share(self) -> float:
+        """The size of a file as it is made, as a share of what it was."""
+        return self.bytes_after / self.bytes_before
+
 
 @dataclass(frozen=True)
 class _Tried:

@@ -28,12 +28,17 @@ from mgm_dali.profiling.machine import cores_of_a_rank, ranks_here
 from mgm_dali.profiling.prepared import Prepared, read_prepared
 from mgm_dali.profiling.reading import Reading, drop_files, measure_reading
 from mgm_dali.profiling.summing import costs_of, facts_of, train_gflops
-from mgm_dali.profiling.tasks import one_pass_a_step, prepared_task, watched_apart
+from mgm_dali.profiling.tasks import (
+    StepAsked,
+    one_pass_a_step,
+    prepared_task,
+    step_asked,
+    watched_apart,
+)
 from mgm_dali.profiling.together import Together, plan_passes, run_together
 from mgm_dali.profiling.trace import Trace, traced_passes
 from mgm_dali.training.engine import Engine
 from mgm_dali.training.loop import Task
-from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.world import World, join_world
 
 __all__ = ["Profile", "profile_run"]
@@ -89,8 +94,7 @@ class _Setup:
 
     config: RunConfig
     """With all that it leaves open decided."""
-    passes_asked: tuple[int, int | None]
-    """Passes of a step of the run, and its `training.global_batch`; here there may be fewer."""
+    asked: StepAsked
     task: Task
     stage: Stage
     world: World
@@ -139,8 +143,7 @@ def profile_run(
                     said(what)
 
             goes_on("setting up")
-            passes = with_accumulation(config, world.size).training.accumulate_steps
-            asked = passes, config.training.global_batch
+            asked = step_asked(config, world)
             if world.device.type == "cpu":  # a step of many passes takes minutes there
                 config = one_pass_a_step(config)
             config, task = prepared_task(config, stage, world)
@@ -185,14 +188,14 @@ def _measured(setup: _Setup) -> tuple[Profile, dict[str, Any]]:
     )
     of_ranks, others = _of_ranks(world, here, together, reading)
     slowest = max(of_ranks, key=lambda rank: rank.data_wait_share)
-    costs = costs_of(config, setup.passes_asked[0], reading, graph, computing)
-    facts = facts_of(config, setup.stage, setup.passes_asked, placement, costs, prepared)
+    costs = costs_of(config, setup.asked, reading, graph, computing)
+    facts = facts_of(config, setup.stage, setup.asked, placement, costs, prepared)
     advice = advise(costs, machine, slowest, facts)
     profile = Profile(
         stage=setup.stage,
         device=_name_of(world.device),
         ranks=world.size,
-        settings=_settings(config, placement, setup.passes_asked),
+        settings=_settings(config, placement, setup.asked),
         machine=machine,
         reading=reading,
         prepared=prepared,
@@ -271,9 +274,7 @@ def _of_ranks(
     return found, max(together.others_cores - ours, 0.0)
 
 
-def _settings(
-    config: RunConfig, placement: Placement, passes_asked: tuple[int, int | None]
-) -> dict[str, Any]:
+def _settings(config: RunConfig, placement: Placement, asked: StepAsked) -> dict[str, Any]:
     """What of a configuration decides its speed."""
     keys = {
         "data": ("train", "num_workers", "prefetch_batches", "motion_store"),
@@ -291,8 +292,8 @@ def _settings(
     chosen = {f"{part}.{key}": tree[part][key] for part, names in keys.items() for key in names}
     return {
         **chosen,
-        "training.accumulate_steps": passes_asked[0],
-        "training.global_batch": passes_asked[1],
+        "training.accumulate_steps": asked.passes,
+        "training.global_batch": asked.global_batch,
         "decode": placement.decode,
         "motion": placement.motion_source,
     }

@@ -5,6 +5,7 @@ frames are not indexed yet. That is what most clips of a large data set meet. On
 detection have so many clips each that a worker knows their index.
 """
 
+import math
 import os
 import stat
 import time
@@ -21,7 +22,7 @@ from mgm_dali.errors import UserError
 from mgm_dali.motion.records import encode_field
 from mgm_dali.pipelines.feed import ClipFeed, reason_text
 from mgm_dali.profiling.apart import Apart
-from mgm_dali.profiling.step_time import StepTime, mean_time, timed
+from mgm_dali.profiling.step_time import NO_TIME, StepTime, mean_time, timed
 from mgm_dali.video.frame_index import forget_index, frame_index, index_of
 from mgm_dali.video.manifest import Video
 from mgm_dali.video.opening import VideoError, open_video
@@ -153,7 +154,7 @@ def steps_of_reading(
     _forget(feed, video)
     if feed.encoded:  # NVDEC decodes, in the graph
         steps["index"] = timed(lambda: index_of(video.path))
-        steps["decode"] = StepTime(0.0, 0.0)
+        steps["decode"] = NO_TIME
         steps["motion"] = timed(lambda: feed.read_motion(video, frames))
         return steps
     with open_video(video.path) as opened:  # to open it is a part of decoding
@@ -223,20 +224,23 @@ def _storage_speed(feed: ClipFeed) -> float:
     for video in videos:
         _drop(video.path)
     numbers, begun = count(), time.perf_counter()
+    end = begun + STORAGE_SECONDS
 
     def read() -> int:
         num_bytes = 0
-        while time.perf_counter() - begun < STORAGE_SECONDS and (n := next(numbers)) < len(videos):
+        while (n := next(numbers)) < len(videos):
             try:
-                num_bytes += _read_file(videos[n].path, most=STORAGE_FILE_BYTES)
+                num_bytes += _read_file(videos[n].path, most=STORAGE_FILE_BYTES, end=end)
             except (OSError, VideoError):  # those have been counted
                 continue
+            if time.perf_counter() > end:
+                break
         return num_bytes
 
     with ThreadPoolExecutor(STORAGE_READERS) as pool:
         readers = [pool.submit(read) for _ in range(STORAGE_READERS)]
         num_bytes = sum(reader.result() for reader in readers)
-    return num_bytes / (time.perf_counter() - begun)
+    return max(num_bytes, 1) / (time.perf_counter() - begun)  # files may be gone by now
 
 
 def _motion_bytes_a_frame(there: Apart) -> float | None:
@@ -278,12 +282,14 @@ def _drop(path: Path) -> None:
         os.close(file)
 
 
-def _read_file(path: Path, most: int) -> int:
-    """How many bytes were read."""
+def _read_file(path: Path, most: int, end: float = math.inf) -> int:
+    """Reads so many bytes at most, and for no longer than until `end`: how many they were."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise VideoError(path, "not a regular file")
     num_bytes = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(min(BLOCK_BYTES, most - num_bytes)):
             num_bytes += len(block)
+            if time.perf_counter() > end:
+                break
     return num_bytes

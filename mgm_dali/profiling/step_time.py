@@ -1,10 +1,10 @@
 """Wall and CPU time of one step of the work."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["StepTime", "mean_time", "timed"]
+__all__ = ["NO_TIME", "StepTime", "mean_time", "timed", "total_time"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,17 @@ class StepTime:
         return StepTime(self.seconds * factor, self.cpu_seconds * factor)
 
 
+NO_TIME = StepTime(0.0, 0.0)
+
+
+def total_time(taken: Iterable[StepTime]) -> StepTime:
+    """The sum of both times."""
+    return sum(taken, NO_TIME)
+
+
 def mean_time(taken: Sequence[StepTime]) -> StepTime:
     """The mean of both times."""
-    return sum(taken, StepTime(0.0, 0.0)) * (1 / len(taken))
+    return total_time(taken) * (1 / len(taken))
 
 
 def timed(action: Callable[[], object]) -> StepTime:

@@ -11,62 +11,57 @@ from mgm_dali.profiling.costs import Costs
 from mgm_dali.profiling.feeding import Graph
 from mgm_dali.profiling.prepared import MADE_ANEW, Prepared
 from mgm_dali.profiling.reading import Reading
-from mgm_dali.profiling.step_time import StepTime
+from mgm_dali.profiling.step_time import StepTime, total_time
+from mgm_dali.profiling.tasks import StepAsked
 
 __all__ = ["costs_of", "facts_of", "train_gflops"]
 
 SLOWER = 1.05
 """A stage that takes so much longer than those before it is what holds the graph up."""
+BY_THE_STEP = ("optimiser", "averaging")
+"""What computing does once a step, however many clips that has."""
 WORTH_PREPARING = 0.85
 """More than this share of the time left is within the noise of a few clips."""
 
 
 def costs_of(
-    config: RunConfig, accumulated: int, reading: Reading, graph: Graph, computing: Computing
+    config: RunConfig, asked: StepAsked, reading: Reading, graph: Graph, computing: Computing
 ) -> Costs:
-    """Everything by the clip, of a run whose steps have `accumulated` passes."""
+    """Everything by the clip, of a run whose steps are as asked."""
     repeats, batch = config.augment.repeats, config.training.batch_size
-    whole = computing.whole.each * (1 / computing.num_clips)
-    steps = {name: time * (1 / computing.num_clips) for name, time in computing.parts.items()}
-    # Here a step may have fewer clips; in the run it has these.
-    clips_a_step, clips_here = batch * accumulated, computing.num_clips * computing.passes_a_step
-    share = clips_here / clips_a_step
-    averaging = computing.averaging * (1 / clips_here)
-    holder = "backward" if steps["backward"].seconds > averaging.seconds else "optimiser"
-    steps[holder] = steps[holder] + averaging * -1
-    by_the_step = steps["optimiser"] + averaging
-    steps |= {"optimiser": steps["optimiser"] * share, "averaging": averaging * share}
-    return Costs(
+    clips_here = computing.num_clips * computing.passes_a_step
+    steps = _computing_steps(computing, clips_here)
+    here = Costs(
         worker_steps={name: time * (1 / repeats) for name, time in reading.steps.items()},
         worker=reading.whole * (1 / repeats),
         file_bytes=reading.file_bytes / repeats,
         graph_steps={name: time * (1 / batch) for name, time in _graph_steps(graph).items()},
         graph=graph.whole.each * (1 / batch),
         computing_steps=steps,
-        computing=whole + by_the_step * (share - 1),
+        computing=computing.whole.each * (1 / computing.num_clips),
     )
+    share = clips_here / (batch * asked.passes)  # here a step may have fewer clips than in the run
+    return here.computed_otherwise({name: steps[name] * share for name in BY_THE_STEP})
 
 
 def facts_of(
     config: RunConfig,
     stage: str,
-    passes_asked: tuple[int, int | None],
+    asked: StepAsked,
     placement: Placement,
     costs: Costs,
     prepared: Prepared | None,
 ) -> Facts:
-    """What advice depends on beside the costs; `passes_asked`: those of a step of the run, and its
-    `training.global_batch`."""
-    accumulated, global_batch = passes_asked
+    """What advice depends on beside the costs."""
     return Facts(
         repeats=config.augment.repeats,
         batch_size=config.training.batch_size,
-        accumulate_steps=accumulated,
-        has_global_batch=global_batch is not None,
+        accumulate_steps=asked.passes,
+        has_global_batch=asked.global_batch is not None,
         motion_source=placement.motion_source,
         to_store=_to_store(config, placement),
         prepared=_left_by(prepared, costs) if prepared else None,
-        prepared_bytes=prepared.bytes_after / prepared.bytes_before if prepared else 1.0,
+        prepared_bytes=prepared.bytes_share if prepared else 1.0,
         half_decoded=_half_decoded(config) if stage == "pretrain" else None,
     )
 
@@ -78,6 +73,19 @@ def train_gflops(config: RunConfig, stage: str) -> float:
         decoded = decoded_count(hidden, config.mask.decoded_share)
         return 3 * forward_gflops(config.model, visible, decoded)
     return 3 * forward_gflops(config.model, token_grid(config.model).num_tokens)
+
+
+def _computing_steps(computing: Computing, clips_a_step: int) -> dict[str, StepTime]:
+    """What computing does for a clip, with averaging told from the step that it is a part of."""
+    steps = {name: time * (1 / computing.num_clips) for name, time in computing.parts.items()}
+    holder = max(("backward", "optimiser"), key=lambda name: steps[name].seconds)
+    # It was timed alone, perhaps while others kept the machine busy: it is no more than its holder.
+    averaging = computing.averaging * (1 / clips_a_step)
+    averaging = StepTime(
+        min(averaging.seconds, steps[holder].seconds),
+        min(averaging.cpu_seconds, steps[holder].cpu_seconds),
+    )
+    return {**steps, holder: steps[holder] + averaging * -1, "averaging": averaging}
 
 
 def _graph_steps(graph: Graph) -> dict[str, StepTime]:
@@ -113,11 +121,10 @@ def _left_by(prepared: Prepared, costs: Costs) -> StepTime | None:
     if after.seconds > WORTH_PREPARING * before.seconds:
         return None
     ratio = after.seconds / before.seconds, after.cpu_seconds / before.cpu_seconds
-    coded = sum((costs.worker_steps[name] for name in MADE_ANEW), StepTime(0.0, 0.0))
-    fewer_bytes = prepared.bytes_after / prepared.bytes_before
+    coded = total_time(costs.worker_steps[name] for name in MADE_ANEW)
     read = costs.worker_steps["read"]
     spared = [
-        getattr(coded, kind) * (1 - left) + getattr(read, kind) * (1 - fewer_bytes)
+        getattr(coded, kind) * (1 - left) + getattr(read, kind) * (1 - prepared.bytes_share)
         for kind, left in zip(("seconds", "cpu_seconds"), ratio, strict=True)
     ]
     return StepTime(1 - spared[0] / costs.worker.seconds, 1 - spared[1] / costs.worker.cpu_seconds)

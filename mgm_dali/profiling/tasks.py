@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from mgm_dali.config import RunConfig
 from mgm_dali.pipelines.share import Stage
@@ -11,13 +12,29 @@ from mgm_dali.training.heartbeat import watched
 from mgm_dali.training.loop import Task
 from mgm_dali.training.objective_choice import objective_of
 from mgm_dali.training.pretrain import prepared_pretraining
+from mgm_dali.training.schedule import with_accumulation
 from mgm_dali.training.world import World
 
-__all__ = ["one_pass_a_step", "prepared_task", "watched_apart"]
+__all__ = ["StepAsked", "one_pass_a_step", "prepared_task", "step_asked", "watched_apart"]
 
 LONGER = 20
 """Times the seconds given, until a rank that says nothing is held to hang."""
 DEEPSPEED_BATCHES = ("gradient_accumulation_steps", "train_batch_size")
+
+
+class StepAsked(NamedTuple):
+    """A step as the run's configuration has it; while it is profiled it may have fewer passes."""
+
+    passes: int
+    """Forward passes of a rank."""
+    global_batch: int | None
+    """`training.global_batch`."""
+
+
+def step_asked(config: RunConfig, world: World) -> StepAsked:
+    """What this configuration asks of these ranks. Raises `UserError` if they cannot do it."""
+    training = with_accumulation(config, world.size).training
+    return StepAsked(training.accumulate_steps, training.global_batch)
 
 
 def prepared_task(config: RunConfig, stage: Stage, world: World) -> tuple[RunConfig, Task]:
