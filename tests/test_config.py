@@ -45,10 +45,13 @@ def test_an_unknown_override_is_refused_like_a_key(tmp_path):
     assert "did you mean 'training'" in error_of(tmp_path, "", ["trainig.epochs=3"])
 
 
-def test_a_float_without_a_dot_is_explained(tmp_path):
-    message = error_of(tmp_path, "training:\n  base_lr: 1e-4x\n")
-    assert "training.base_lr" in message
-    assert load_config(write(tmp_path, "training:\n  base_lr: 1.0e-4\n")).training.base_lr == 1e-4
+def test_a_number_that_yaml_reads_as_text_is_explained(tmp_path):
+    message = error_of(tmp_path, "training:\n  max_steps: 1e3\n")
+    assert "training.max_steps" in message and "write 1.0e+03 with a dot" in message
+    assert (
+        load_config(write(tmp_path, "training:\n  max_steps: 1.0e+3\n")).training.max_steps == 1000
+    )
+    assert "with a dot" not in error_of(tmp_path, "training:\n  max_steps: nan\n")
 
 
 @pytest.mark.parametrize(

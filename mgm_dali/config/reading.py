@@ -5,6 +5,7 @@ override it stands in, the key, what was found and the nearest known key.
 """
 
 import difflib
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -121,7 +122,6 @@ def _known_keys(parents: Sequence[str]) -> list[str]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
