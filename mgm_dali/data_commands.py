@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mgm_dali.errors import UserError
-from mgm_dali.files import csv_text, write_whole
+from mgm_dali.files import csv_text, require_writable, write_whole
 from mgm_dali.in_words import printable
 from mgm_dali.index_table import print_index_table
 from mgm_dali.launcher import rank_and_world_size
@@ -50,6 +50,7 @@ def index_videos(
 
     Raises `UserError` if nothing in `source` is a readable video.
     """
+    require_writable(output)
     with progress_bar("indexing") as advance:
         report = index_source(
             source, num_workers=num_workers, carries_vectors=carries_vectors, progress=advance
@@ -88,6 +89,7 @@ def index_lists(
     Raises `UserError` if a list is missing or malformed, if an older manifest would stay among the
     new ones, or, when the others are written, if no training video is there and readable.
     """
+    require_writable(output)
     annotations = annotations or source
     if os.path.realpath(output.parent) == os.path.realpath(annotations):
         raise UserError(f"{output}: would lie among the official lists; write it to another folder")

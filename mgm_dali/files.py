@@ -2,13 +2,41 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["append_whole", "csv_text", "partial_name", "whole_file", "write_whole"]
+__all__ = [
+    "append_whole",
+    "csv_text",
+    "partial_name",
+    "require_file",
+    "require_writable",
+    "whole_file",
+    "write_whole",
+]
+
+
+def require_file(path: Path) -> None:
+    """Raises `OSError` if it is no file: a pipe would be waited for, a device may have no end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def require_writable(path: Path) -> None:
+    """Raises `OSError` if `whole_file` cannot write there: before the work for it is done."""
+    _require_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(path)
+    partial.touch()
+    partial.unlink()
 
 
 def partial_name(path: Path) -> Path:
@@ -21,8 +49,10 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; moved onto `path` when the block ends without an error.
 
     A reader finds the whole file or what was there before, even if this process is killed, and
-    with `synced` even if the machine is. Folders are made on the way.
+    with `synced` even if the machine is. Folders are made on the way. Raises `OSError`, also if
+    something that is no file is there: whoever may would replace /dev/null.
     """
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
@@ -37,6 +67,11 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from None  # of a full disk
     finally:
         partial.unlink(missing_ok=True)  # there after an error only
+
+
+def _require_replaceable(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        require_file(path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mgm_dali.data_commands import progress_bar, say
 from mgm_dali.errors import UserError
-from mgm_dali.files import csv_text, write_whole
+from mgm_dali.files import csv_text, require_writable, write_whole
 from mgm_dali.motion import MOTION_SOURCES
 from mgm_dali.motion.camera import subtract_camera
 from mgm_dali.motion.field import grid_size
@@ -66,6 +66,8 @@ def measure_saliency(
 
     Raises `UserError` if the boxes cannot be understood, or if no frame gives a ratio.
     """
+    if output is not None:
+        require_writable(output)
     manifest = read_manifest(manifest_path)
     boxes = read_boxes(boxes_path, manifest)
     for count, what in (

@@ -24,7 +24,7 @@ LAYERS = {
     "files": set(),
     "in_words": set(),
     "launcher": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "torchvision_ops": set(),
     "uniforms": set(),
     "video": {"errors", "config", "files"},

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 
 __all__ = ["MOST_FILES_DEEP", "Layer", "merge_layers", "read_layers", "read_override"]
 
@@ -140,6 +141,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        require_file(path)
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; see configs/ for ready ones") from None

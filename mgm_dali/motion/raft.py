@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 from mgm_dali.launcher import local_rank
 from mgm_dali.motion.field import Grid, MotionField
 from mgm_dali.motion.flow import cells_of_flow, grow_pictures
@@ -132,6 +133,7 @@ def _read_state(weights: Path) -> "dict[str, torch.Tensor]":
     from safetensors.torch import load_file
 
     try:
+        require_file(weights)
         if weights.suffix == ".safetensors":
             state: Any = load_file(weights)
         else:

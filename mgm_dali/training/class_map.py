@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 
 __all__ = ["ClassMap", "read_class_map"]
 
@@ -98,6 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _text(path: Path) -> str:
     try:
+        require_file(path)
         return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except FileNotFoundError:
         raise UserError(f"{path}: no such class map; see configs/class_maps/") from None

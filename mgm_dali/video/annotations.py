@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 
 __all__ = [
     "csv_rows",
@@ -143,6 +144,7 @@ def whole_number(where: str, what: str, value: object, below: int | None = None)
 
 def _check_size(path: Path, most: int) -> None:
     try:
+        require_file(path)
         size = path.stat().st_size
     except OSError as error:
         raise _unreadable(path, error) from None

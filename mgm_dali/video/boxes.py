@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 from mgm_dali.video.annotations import finite_number
 from mgm_dali.video.manifest import Manifest, Video
 
@@ -75,6 +76,7 @@ def read_boxes(path: str | Path, manifest: Manifest) -> Boxes:
     path = Path(path)
     table = _Table(path, manifest)
     try:
+        require_file(path)
         # As in a manifest: names that are not UTF-8 pass unharmed, and Excel writes a mark.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file)

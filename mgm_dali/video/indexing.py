@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 from mgm_dali.video.manifest import Video
 from mgm_dali.video.reader import VideoFacts, probe
 from mgm_dali.video.workers import Failure, run_in_workers
@@ -216,6 +217,7 @@ def _candidates_in_list(source: Path) -> _Candidates:
     if source.suffix.lower() in VIDEO_SUFFIXES:
         raise UserError(f"{source}: is a video; name its folder, or a list that holds its path")
     try:
+        require_file(source)
         # Names of files are bytes: those that are not UTF-8 pass unharmed.
         lines = source.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except FileNotFoundError:

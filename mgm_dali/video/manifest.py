@@ -221,7 +221,7 @@ def _mapped_again(path: Path, class_names: tuple[str, ...], identity: str) -> Ma
 
 
 def _class_file(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.classes.txt")
+    return path.parent / f"{path.stem}.classes.txt"
 
 
 def _read_class_names(path: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 
 __all__ = ["CSV_COLUMNS", "DTYPES", "ESCAPED", "Columns", "read_columns"]
 
@@ -53,6 +54,7 @@ def read_columns(path: Path, class_names: Sequence[str]) -> Columns:
     number that is none or a label outside the class names.
     """
     try:
+        require_file(path)
         with path.open(encoding="utf-8", errors=ESCAPED, newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
