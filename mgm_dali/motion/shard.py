@@ -4,6 +4,7 @@ LMDB maps the file into memory. Readers of a finished store take no locks, so th
 nothing can be written; whoever looks into a store that is being filled takes them.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Shard:
             _require_room(path, SPARE_BYTES)
         with self._clear_errors("opened", OR_DELETE):
             self._file = lmdb.open(
-                str(path),
+                os.fsencode(path),  # its folder may have any bytes for a name
                 subdir=False,
                 readonly=mode != "write",
                 lock=mode != "read",
