@@ -14,6 +14,7 @@ __all__ = [
     "append_whole",
     "csv_text",
     "partial_name",
+    "read_whole",
     "require_file",
     "require_writable",
     "whole_file",
@@ -28,6 +29,12 @@ def require_file(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """All that a file holds. Raises `OSError`."""
+    require_file(path)
+    return path.read_bytes()
 
 
 def require_writable(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: complete or invisible, checked before they are read, and nothing in them is run."""
 
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -12,7 +13,14 @@ from training_runs import config_for, losses_of
 
 from mgm_dali.errors import UserError
 from mgm_dali.models import build_autoencoder
-from mgm_dali.runs.checkpoint_files import checksums, complete_steps, newest_whole
+from mgm_dali.runs.checkpoint_files import (
+    Best,
+    best_of,
+    checksums,
+    complete_steps,
+    newest_whole,
+    write_best,
+)
 from mgm_dali.training import loop
 from mgm_dali.training.pretrain import pretrain
 
@@ -63,10 +71,26 @@ def test_a_flipped_bit_in_any_file_is_found_and_the_checkpoint_before_taken(run,
     assert len(said) == 1 and "step-6" in said[0] and "passed over" in said[0]
 
 
+INSTEAD = {"nothing": lambda _: None, "a folder": os.mkdir, "a pipe": os.mkfifo}
+
+
+@pytest.mark.parametrize("make", INSTEAD.values(), ids=INSTEAD)
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_found_too(run, name):
-    (run / "checkpoints" / "step-6" / name).unlink()
+def test_a_missing_file_is_found_too(run, name, make):
+    path = run / "checkpoints" / "step-6" / name
+    path.unlink()
+    make(path)
     assert newest_whole(run, lambda _: None).step == 4
+
+
+@pytest.mark.parametrize("make", INSTEAD.values(), ids=INSTEAD)
+def test_without_a_note_of_it_no_checkpoint_is_the_best(run, make):
+    best = Best(4, "val/loss", 0.5, "videos.csv")
+    write_best(run, best)
+    assert best_of(run) == best
+    (run / "best.json").unlink()
+    make(run / "best.json")
+    assert best_of(run) is None
 
 
 class Payload:

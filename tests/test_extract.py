@@ -79,6 +79,12 @@ def test_all_is_written_once_and_then_there(manifest: Manifest, tmp_path: Path) 
     assert run(manifest, tmp_path) == report_of(0, NUM_VIDEOS)
 
 
+def test_the_folder_may_have_any_bytes_for_a_name(manifest: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff \n")
+    assert run(manifest, folder) == report_of(NUM_VIDEOS, 0)
+    assert_stored(manifest, folder)
+
+
 def test_two_ranks_share_the_work_and_any_number_finds_it(
     manifest: Manifest, tmp_path: Path
 ) -> None:

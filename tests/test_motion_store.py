@@ -95,14 +95,6 @@ def test_every_value_of_int16_is_kept(tmp_path: Path) -> None:
     assert same(MotionStore(tmp_path / "motion").read_motion(path), field)
 
 
-def test_its_folder_may_have_any_bytes_for_a_name(folder: Path, videos: list[Path]) -> None:
-    moved = folder.rename(os.fsdecode(os.fsencode(folder) + b"\xff \n"))
-    with MotionStoreWriter(moved, 1, 2) as writer:
-        keep(writer, fingerprint(videos[0]), codec.read_motion(videos[0]))
-    for path in videos:
-        assert same(MotionStore(moved).read_motion(path), codec.read_motion(path))
-
-
 def test_the_table_of_sources_reads_it(folder: Path, videos: list[Path]) -> None:
     stored = MOTION_SOURCES["store"](videos[0], [3, 1], folder)
     assert same(stored, codec.read_motion(videos[0], [3, 1]))

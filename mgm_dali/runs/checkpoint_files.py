@@ -28,7 +28,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from mgm_dali.config import TrainingConfig
 from mgm_dali.errors import UserError
-from mgm_dali.files import write_whole
+from mgm_dali.files import read_whole, write_whole
 
 __all__ = [
     "Best",
@@ -154,7 +154,7 @@ def remove_partial(run: Path) -> None:
 def best_of(run: Path) -> Best | None:
     """The best that was found so far, if its checkpoint is still there."""
     try:
-        best = _BEST.validate_json((run / "best.json").read_bytes(), strict=True)
+        best = _BEST.validate_json(read_whole(run / "best.json"), strict=True)
     except (OSError, ValueError):
         return None
     return best if best.step in complete_steps(run) else None
@@ -183,7 +183,7 @@ def newest_whole(run: Path, warn: Callable[[str], None]) -> Position | None:
                 aside = bad.with_name(bad.name + DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 bad.rename(aside)
-            return _POSITION.validate_json((folder / "position.json").read_bytes())
+            return _POSITION.validate_json(read_whole(folder / "position.json"))
         damaged.append(folder)
         warn(f"{folder}: {problem}; this checkpoint is passed over for the one before it")
     if steps:
@@ -196,14 +196,14 @@ def newest_whole(run: Path, warn: Callable[[str], None]) -> Position | None:
 
 def _find_damage(folder: Path, step: int) -> str | None:
     try:
-        written = _CHECKSUMS.validate_json((folder / "sha256.json").read_bytes(), strict=True)
+        written = _CHECKSUMS.validate_json(read_whole(folder / "sha256.json"), strict=True)
         found = checksums(folder)
         names = written.keys() | REQUIRED
         damaged = sorted(n for n in names if n not in found or found[n] != written.get(n))
         if damaged:
             return f"{damaged[0]} is not what was written"
         path = folder / "position.json"
-        position = _POSITION.validate_json(path.read_bytes(), strict=True)
+        position = _POSITION.validate_json(read_whole(path), strict=True)
     except ValidationError as error:
         return f"{error.errors(include_input=False, include_url=False)[0]['msg']}"
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mgm_dali.config import RunConfig
 from mgm_dali.errors import UserError
+from mgm_dali.files import read_whole
 from mgm_dali.in_words import printable
 from mgm_dali.models import LoadReport
 from mgm_dali.pipelines.loader import ClipLoader
@@ -48,7 +49,7 @@ def replaced_judgement(run: Path, now: Mapping[str, object]) -> str | None:
     `now` are the entries that make two judgements differ; `data` is one of them.
     """
     try:
-        before = json.loads((run / "evaluation.json").read_bytes())
+        before = json.loads(read_whole(run / "evaluation.json"))
     except (OSError, ValueError):
         return None
     if not isinstance(before, dict) or all(before.get(name) == now[name] for name in now):
