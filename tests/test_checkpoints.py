@@ -221,3 +221,10 @@ def test_what_changes_no_numbers_may_change_and_is_said(moving_shapes, whole_run
 def test_another_global_batch_is_another_run(moving_shapes, run):
     with pytest.raises(UserError, match=r"written with another global batch \(4, now 8\)"):
         pretrain(config_for(moving_shapes, run, accumulate_steps=2, changes_on_resume="accept"))
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
+def test_a_folder_that_cannot_be_locked_is_no_place_for_a_run(moving_shapes, tmp_path, make):
+    make(tmp_path / "lock")
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be written to .*another output_dir"):
+        pretrain(config_for(moving_shapes, tmp_path))

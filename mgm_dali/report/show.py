@@ -105,8 +105,9 @@ def _show_run(run: Path, output: Path, options: ShowOptions) -> list[Path]:
         rows = chosen_rows(manifest, options.row, CLIPS_OF_A_RUN)
         subjects = _subjects(Subject(config, manifest, options, network, whose), rows, names)
     written = []
-    for name in charts:
-        save_figure(RUN_FIGURES[name][1](run), output / f"{name}.png", options.dpi)
+    drawn = {name: RUN_FIGURES[name][1](run) for name in charts}  # all of them, before one is kept
+    for name, figure in drawn.items():
+        save_figure(figure, output / f"{name}.png", options.dpi)
         written.append(output / f"{name}.png")
     return written + _draw_clips(subjects, names, output)
 
