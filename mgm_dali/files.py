@@ -42,7 +42,10 @@ def require_writable(path: Path) -> None:
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
-    partial.touch()
+    try:
+        partial.touch()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # nobody knows the other
     partial.unlink()
 
 

@@ -55,3 +55,9 @@ def test_a_folder_that_cannot_be_had_is_found_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         require_writable(tmp_path / "file" / "output.csv")
+
+
+def test_a_name_that_cannot_be_written_is_told_by_itself(tmp_path):
+    name = "n" * 250  # with what is added while it is not whole, it is too long
+    with pytest.raises(OSError, match=f"File name too long: '{tmp_path}/{name}'"):
+        require_writable(tmp_path / name)
