@@ -16,6 +16,7 @@ __all__ = [
     "partial_name",
     "read_whole",
     "require_file",
+    "require_file_if_any",
     "require_writable",
     "whole_file",
     "write_whole",
@@ -31,6 +32,12 @@ def require_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def require_file_if_any(path: Path) -> None:
+    """The same, but nothing at all will do: a file can be begun there."""
+    with contextlib.suppress(FileNotFoundError):
+        require_file(path)
+
+
 def read_whole(path: Path) -> bytes:
     """All that a file holds. Raises `OSError`."""
     require_file(path)
@@ -39,7 +46,7 @@ def read_whole(path: Path) -> bytes:
 
 def require_writable(path: Path) -> None:
     """Raises `OSError` if `whole_file` cannot write there: before the work for it is done."""
-    _require_replaceable(path)
+    require_file_if_any(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
@@ -62,7 +69,7 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
     with `synced` even if the machine is. Folders are made on the way. Raises `OSError`, also if
     something that is no file is there: whoever may would replace /dev/null.
     """
-    _require_replaceable(path)
+    require_file_if_any(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
@@ -79,11 +86,6 @@ def whole_file(path: Path, *, synced: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)  # there after an error only
 
 
-def _require_replaceable(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        require_file(path)
-
-
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file in one go, whole or not at all."""
     if isinstance(content, str):
@@ -97,6 +99,7 @@ def append_whole(path: Path, content: bytes) -> None:
 
     For files that one process alone writes: what a full disk cut off is taken back.
     """
+    require_file_if_any(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     end = path.stat().st_size if path.exists() else 0
     try:

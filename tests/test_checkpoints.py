@@ -228,3 +228,17 @@ def test_a_folder_that_cannot_be_locked_is_no_place_for_a_run(moving_shapes, tmp
     make(tmp_path / "lock")
     with pytest.raises(UserError, match=f"{tmp_path}: cannot be written to .*another output_dir"):
         pretrain(config_for(moving_shapes, tmp_path))
+
+
+def test_a_log_that_is_a_pipe_is_not_waited_for(moving_shapes, tmp_path):
+    os.mkfifo(tmp_path / "train.log")
+    pretrain(config_for(moving_shapes, tmp_path, max_steps=1))
+    assert complete_steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
+def test_metrics_that_are_no_file_are_named(run, moving_shapes, make):
+    (run / "metrics.jsonl").unlink()
+    make(run / "metrics.jsonl")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        pretrain(config_for(moving_shapes, run))

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import Self
 
+from mgm_dali.files import require_file_if_any
+
 __all__ = ["RunLog"]
 
 _LOGGER = logging.getLogger("mgm_dali")
@@ -135,4 +137,5 @@ def _paths_in(table: Path) -> set[str]:
 
 def _open_text(path: Path, mode: str) -> TextIO:
     """Names of files may be any bytes: those that are no UTF-8 pass unharmed."""
+    require_file_if_any(path)
     return cast(TextIO, path.open(mode, encoding="utf-8", errors="surrogateescape"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from mgm_dali.config import RunConfig, dump_config
-from mgm_dali.files import append_whole, write_whole
+from mgm_dali.files import append_whole, read_whole, write_whole
 from mgm_dali.training.tensor_board import TensorBoard
 from mgm_dali.training.wandb_board import WandbBoard
 
@@ -137,10 +137,10 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The objects of a metrics.jsonl; a line that a killed run left half-written is left out."""
     metrics = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_whole(path).decode(errors="replace").splitlines():
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and isinstance(found.get("step"), int | float):
             metrics.append(found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mgm_dali.config import RunConfig, load_config
 from mgm_dali.errors import UserError
-from mgm_dali.files import require_file
+from mgm_dali.files import require_file_if_any
 from mgm_dali.runs.checkpoint_files import complete_steps
 from mgm_dali.training.world import World
 
@@ -44,8 +44,7 @@ def run_folder(run: Path, config: RunConfig, world: World) -> Iterator[list[str]
     said: list[str] = []
     try:
         run.mkdir(parents=True, exist_ok=True)
-        if (run / "lock").exists():
-            require_file(run / "lock")
+        require_file_if_any(run / "lock")
         lock = (run / "lock").open("a")
     except OSError as error:
         world.require(f"{run}: cannot be written to ({error.strerror}); use another output_dir")
