@@ -149,6 +149,7 @@ def newest_weights(source: Path) -> Path:
             (int(match[1]), match[2] is not None, path)
             for path in folder.glob("step-*.safetensors")
             if (match := re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", path.name))
+            and path.is_file()
         ]
         if found:
             return max(found)[-1]

@@ -52,6 +52,7 @@ def same_outputs(one: Autoencoder | Classifier, other: Autoencoder | Classifier)
 def test_a_run_folder_gives_its_newest_weights(tmp_path: Path, autoencoder: Autoencoder) -> None:
     save_weights(build_autoencoder(CONFIG), CONFIG, tmp_path / "weights/step-9.safetensors")
     save_weights(autoencoder, CONFIG, tmp_path / "weights/step-10.safetensors")
+    (tmp_path / "weights/step-11.safetensors").mkdir()  # no weights, whatever its name
     other = build_autoencoder(CONFIG)
     report = load_pretrained(other, tmp_path)
     assert report.source.name == "step-10.safetensors"
