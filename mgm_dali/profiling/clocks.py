@@ -30,6 +30,13 @@ class Spent:
         """The mean of one."""
         return StepTime(self.seconds, self.cpu_seconds) * (1 / self.count)
 
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(
+            self.count + other.count,
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+        )
+
 
 def now(device: torch.device) -> float:
     """Seconds of a clock, once the device has done what it was given."""

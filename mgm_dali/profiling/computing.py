@@ -20,6 +20,8 @@ from mgm_dali.training.world import World
 __all__ = ["Computing", "Part", "first_clips", "measure_computing", "take_pass"]
 
 MOST_PASSES = 50
+ROUNDS = 5
+"""In which parts and whole take turns: a machine is not as fast in one minute as in the next."""
 AVERAGINGS = 3
 
 Part = Callable[[str], AbstractContextManager[None]]
@@ -37,7 +39,7 @@ class Computing:
     `forward`, `backward`, `optimiser`, with a wait for the device and for all ranks in front of
     each; the mean over the passes, of which not all end in an optimiser step."""
     whole: Spent
-    """Passes one behind the other; the device is waited for at the end alone."""
+    """As many passes, one behind the other; the device is waited for behind each round alone."""
     passes_a_step: int
     """Here."""
     gradient_bytes: int
@@ -83,15 +85,18 @@ def measure_computing(
     world, a_step = engine.world, config.training.accumulate_steps
     trial = spent_by(lambda: take_pass(engine, task, batch), a_step, world.device)
     # All ranks must take as many.
-    steps = world.of_first(round(min(max(seconds / 2 / trial.seconds, 1), MOST_PASSES / a_step)))
-    count = max(steps, 1) * a_step
-    watch = _Watch(world)
-    for _ in range(count):
-        take_pass(engine, task, batch, watch.part)
-    parts = {name: time * (1 / count) for name, time in watch.taken.items()}
+    steps = round(min(max(seconds / 2 / trial.seconds, 1), MOST_PASSES / a_step))
+    steps = max(world.of_first(steps), 1)
+    rounds = min(steps, ROUNDS)
+    count = steps // rounds * a_step
+    watch, whole = _Watch(world), Spent(0, 0.0, 0.0)
+    for _ in range(rounds):
+        for _ in range(count):
+            take_pass(engine, task, batch, watch.part)
+        whole += spent_by(lambda: take_pass(engine, task, batch), count, world.device)
+    parts = {name: time * (1 / whole.count) for name, time in watch.taken.items()}
     beside = parts.pop("loss") + parts["forward"] * -1
     name = "mask" if task.stage == "pretrain" else "loss"
-    whole = spent_by(lambda: take_pass(engine, task, batch), count, world.device)
     count, dtype = _num_gradients(engine), DTYPES[config.training.precision]
     num_bytes, averaging = count * dtype.itemsize, _averaging(world, count, dtype)
     return Computing(len(batch), {name: beside, **parts}, whole, a_step, num_bytes, averaging)
