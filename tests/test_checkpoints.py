@@ -84,13 +84,14 @@ def test_a_missing_file_is_found_too(run, name, make):
 
 
 @pytest.mark.parametrize("make", INSTEAD.values(), ids=INSTEAD)
-def test_without_a_note_of_it_no_checkpoint_is_the_best(run, make):
+def test_without_a_note_of_it_no_checkpoint_is_the_best(run, make, caplog):
     best = Best(4, "val/loss", 0.5, "videos.csv")
     write_best(run, best)
     assert best_of(run) == best
     (run / "best.json").unlink()
     make(run / "best.json")
     assert best_of(run) is None
+    assert ("is damaged" in caplog.text) == (run / "best.json").exists()
 
 
 class Payload:

@@ -16,6 +16,7 @@ RUN/best.json                        the step that was judged best
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -47,6 +48,8 @@ __all__ = [
     "weights_file",
     "write_best",
 ]
+
+logger = logging.getLogger(__name__)
 
 PARTIAL, DAMAGED = ".partial", ".damaged"
 REQUIRED = {
@@ -155,7 +158,10 @@ def best_of(run: Path) -> Best | None:
     """The best that was found so far, if its checkpoint is still there."""
     try:
         best = _BEST.validate_json(read_whole(run / "best.json"), strict=True)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError):
+        logger.warning("%s: is damaged; which step was the best is forgotten", run / "best.json")
         return None
     return best if best.step in complete_steps(run) else None
 
