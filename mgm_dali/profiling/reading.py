@@ -7,7 +7,6 @@ detection have so many clips each that a worker knows their index.
 
 import math
 import os
-import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 
 from mgm_dali.clips.draw import Decoding
 from mgm_dali.errors import UserError
+from mgm_dali.files import require_file
 from mgm_dali.motion.records import encode_field
 from mgm_dali.pipelines.feed import ClipFeed, reason_text
 from mgm_dali.profiling.apart import Apart
 from mgm_dali.profiling.step_time import NO_TIME, StepTime, mean_time, timed
 from mgm_dali.video.frame_index import forget_index, frame_index, index_of
 from mgm_dali.video.manifest import Video
-from mgm_dali.video.opening import VideoError, open_video
+from mgm_dali.video.opening import open_video
 from mgm_dali.video.reader import read_frames
 
 __all__ = [
@@ -231,7 +231,7 @@ def _storage_speed(feed: ClipFeed) -> float:
         while (n := next(numbers)) < len(videos):
             try:
                 num_bytes += _read_file(videos[n].path, most=STORAGE_FILE_BYTES, end=end)
-            except (OSError, VideoError):  # those have been counted
+            except OSError:  # those have been counted
                 continue
             if time.perf_counter() > end:
                 break
@@ -268,8 +268,7 @@ def _motion_size(feed: ClipFeed, number: int) -> tuple[int, int]:
 def _drop(path: Path) -> None:
     """Forgets a file's bytes, as far as the file system lets go of them."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return
+        require_file(path)
         file = os.open(path, os.O_RDONLY)
     except OSError:
         return  # reading it will say why
@@ -284,8 +283,7 @@ def _drop(path: Path) -> None:
 
 def _read_file(path: Path, most: int, end: float = math.inf) -> int:
     """Reads so many bytes at most, and for no longer than until `end`: how many they were."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise VideoError(path, "not a regular file")
+    require_file(path)
     num_bytes = 0
     with path.open("rb", buffering=0) as file:
         while block := file.read(min(BLOCK_BYTES, most - num_bytes)):
